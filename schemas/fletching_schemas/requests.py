@@ -1,0 +1,226 @@
+"""What is asked: small frozen requests, valid from construction on, travelling as versioned JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime
+from typing import Any, Final, Literal, Self, get_args
+
+from fletching_schemas.datasets import DATASET_NAME, decode_json
+from fletching_schemas.errors import InvalidRequest, NotBuilt
+
+REQUEST_VERSION: Final = 1
+MAX_REQUEST_BYTES: Final = 256 * 1024  # 20,000 symbols fit; a ticket of megabytes is not a request
+MAX_SYMBOLS: Final = 20_000
+MAX_SYMBOL_LENGTH: Final = 64
+
+OnMiss = Literal["fill", "cached", "error"]
+WriteMode = Literal["upsert", "append", "replace"]
+PROFILES: Final[dict[str, float]] = {"trading": 60.0, "research": 3600.0, "backtesting": 86400.0}
+
+Day = str | date | datetime | None
+
+
+def parse_moment(value: Day, what: str) -> date | datetime | None:
+    """Return *value* as a date (a whole session) or a datetime (an instant; naive means exchange time).
+
+    Accepts ``2024-03-20``, ``20240320``, ISO date-times, ``date`` and ``datetime``. Raises ``InvalidRequest``.
+    """
+    if value is None or (isinstance(value, date) and not isinstance(value, datetime)):
+        return value
+    if isinstance(value, datetime):
+        return value.astimezone(UTC) if value.tzinfo else value
+    try:
+        text = str(value).strip()
+        if len(text) in {8, 10}:
+            return date.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{what}={value!r} is not a date; write '2024-03-20', '2024-03-20T09:30' or pass a date"
+        ) from error
+    return moment.astimezone(UTC) if moment.tzinfo else moment
+
+
+def _names(values: str | Sequence[str] | None, what: str) -> tuple[str, ...] | None:
+    """Return *values* as a tuple without repetitions, or None for "all"; every name is short printable text."""
+    if values is None:
+        return None
+    listed = (values,) if isinstance(values, str) else tuple(values)
+    for name in listed:
+        if not isinstance(name, str) or not name.strip() or len(name) > MAX_SYMBOL_LENGTH or not name.isprintable():
+            raise InvalidRequest(f"{what}: {name!r:.90} is not 1 to {MAX_SYMBOL_LENGTH} printable characters")
+    if not listed:
+        raise InvalidRequest(f"{what} is an empty list; leave it out to ask for all")
+    return tuple(dict.fromkeys(name.strip() for name in listed))
+
+
+def _check_dataset(name: object) -> None:
+    if not isinstance(name, str) or not DATASET_NAME.fullmatch(name):
+        raise InvalidRequest(f"{name!r:.90} is not a dataset name: lower-case letters, digits and underscores")
+
+
+def _one_of(value: object, allowed: Sequence[str], what: str) -> None:
+    if value not in allowed:
+        raise InvalidRequest(f"{what}={value!r}; it is one of {', '.join(allowed)}")
+
+
+def _as_day(moment: date | datetime) -> date:
+    return moment.date() if isinstance(moment, datetime) else moment
+
+
+class _Wire:
+    """JSON with a version, refusing what it does not know: a silently ignored argument is a wrong answer."""
+
+    kind: str
+
+    def to_bytes(self) -> bytes:
+        """Return the request as it travels; ``InvalidRequest`` where it is larger than a server reads."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
+        asked = {name: _plain(value) for name, value in values.items() if value is not None}
+        raw = json.dumps({"kind": self.kind, "version": REQUEST_VERSION, **asked}, separators=(",", ":")).encode()
+        if len(raw) > MAX_REQUEST_BYTES:
+            raise InvalidRequest(f"the request takes {len(raw):,} bytes, at most {MAX_REQUEST_BYTES:,}: ask in parts")
+        return raw
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Self:
+        """Return the request in *raw*; ``InvalidRequest`` for junk, a future version or an unknown field."""
+        return cls._from_document(decode_json(raw, MAX_REQUEST_BYTES, "a request"))
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any]) -> Self:
+        version = document.pop("version", None)
+        if version != REQUEST_VERSION:
+            raise InvalidRequest(
+                f"request version {version!r:.40}; this server speaks version {REQUEST_VERSION}: "
+                "use a client of the same release"
+            )
+        if (kind := document.pop("kind", None)) != cls.kind:
+            raise InvalidRequest(f"a request of kind {kind!r:.40} arrived where {cls.kind!r} is read")
+        known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+        if unknown := sorted(set(document) - set(known)):
+            raise InvalidRequest(f"unknown field {', '.join(unknown)[:90]}; a {cls.kind} request has {', '.join(known)}")
+        try:
+            return cls(**document)
+        except TypeError as error:  # a required field is absent
+            raise InvalidRequest(f"a {cls.kind} request is incomplete; it has {', '.join(known)}") from error
+
+
+def _plain(value: object) -> object:
+    return value.isoformat() if isinstance(value, date) else value
+
+
+@dataclass(frozen=True)
+class ReadRequest(_Wire):
+    """One read: which rows of which dataset, how fresh, and what to do where they are not held.
+
+    ``start`` and ``end`` are inclusive. A date covers its whole session; a naive datetime is in the time zone of the
+    dataset's exchange (UTC where it has none). ``symbols`` and ``columns`` of None mean all.
+    """
+
+    kind = "read"
+
+    dataset: str
+    symbols: tuple[str, ...] | None = None
+    start: date | datetime | None = None
+    end: date | datetime | None = None
+    columns: tuple[str, ...] | None = None
+    adjust: str | None = None
+    adjust_ref: str | None = None
+    as_of: str | None = None
+    max_age: float | None = None
+    profile: str | None = None
+    on_miss: OnMiss = "fill"
+    info: bool = False
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset)
+        object.__setattr__(self, "symbols", _names(self.symbols, "symbols"))
+        object.__setattr__(self, "columns", _names(self.columns, "columns"))
+        object.__setattr__(self, "start", parse_moment(self.start, "start"))
+        object.__setattr__(self, "end", parse_moment(self.end, "end"))
+        self._check_limits()
+        self._check_range()
+        self._check_built()
+
+    def _check_limits(self) -> None:
+        _one_of(self.on_miss, get_args(OnMiss), "on_miss")
+        if self.profile is not None:
+            _one_of(self.profile, tuple(PROFILES), "profile")
+        if not isinstance(self.info, bool):
+            raise InvalidRequest(f"info={self.info!r:.40}; it is true or false")
+        age = self.max_age
+        if age is not None and (isinstance(age, bool) or not isinstance(age, (int, float)) or not age >= 0):
+            raise InvalidRequest(f"max_age={age!r:.40}; it is a number of seconds, at least 0")
+        if self.symbols is not None and len(self.symbols) > MAX_SYMBOLS:
+            raise InvalidRequest(f"{len(self.symbols):,} symbols; at most {MAX_SYMBOLS:,} in one request, or None for all")
+
+    def _check_range(self) -> None:
+        if self.start is None or self.end is None:
+            return
+        both_instants = isinstance(self.start, datetime) and isinstance(self.end, datetime)
+        if both_instants and (self.start.tzinfo is None) == (self.end.tzinfo is None):  # type: ignore[union-attr]
+            reversed_range = self.start > self.end
+        else:
+            reversed_range = _as_day(self.start) > _as_day(self.end)
+        if reversed_range:
+            raise InvalidRequest(f"start {self.start} is after end {self.end}; did you mean to swap them?")
+
+    def _check_built(self) -> None:
+        for name in ("adjust", "adjust_ref", "as_of"):
+            if getattr(self, name) is not None:
+                raise NotBuilt(f"{name}={getattr(self, name)!r:.40}: {name} is not built yet; leave it out to read raw rows")
+
+    @property
+    def tolerated_age(self) -> float | None:
+        """The oldest acceptable age of unsettled rows in seconds: ``max_age``, else the profile's, else None."""
+        return self.max_age if self.max_age is not None else PROFILES.get(self.profile or "")
+
+
+@dataclass(frozen=True)
+class WriteRequest(_Wire):
+    """One write into a user table; its rows travel as Arrow beside it.
+
+    ``keys`` (the first plays the symbol's part) and ``time`` are needed once, when the table is new. ``upsert`` replaces
+    rows of equal key, ``append`` refuses them, ``replace`` puts the rows in place of the whole table. ``partition`` is the
+    table's period, ``year``, ``month`` or ``day``, where it is new.
+    """
+
+    kind = "write"
+
+    table: str
+    keys: tuple[str, ...] | None = None
+    time: str | None = None
+    mode: WriteMode = "upsert"
+    partition: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.table)
+        object.__setattr__(self, "keys", _names(self.keys, "keys"))
+        _one_of(self.mode, get_args(WriteMode), "mode")
+        if self.partition is not None:
+            _one_of(self.partition, ("year", "month", "day"), "partition")
+        if self.time is not None and not isinstance(self.time, str):
+            raise InvalidRequest(f"time={self.time!r:.40}; it is the name of a column")
+
+
+@dataclass(frozen=True)
+class FetchRequest:
+    """What a source is asked: canonical symbols of a dataset, and the first and last session, inclusive."""
+
+    dataset: str
+    symbols: tuple[str, ...]
+    start: date
+    end: date
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.symbols[:3]) + (f" and {len(self.symbols) - 3} more" if len(self.symbols) > 3 else "")
+        return f"{self.dataset} {shown} {self.start}..{self.end}"
+
+
+def action_body(values: Mapping[str, object]) -> bytes:
+    """Return the JSON body of an action, without the arguments that were left out."""
+    return json.dumps({name: _plain(value) for name, value in values.items() if value is not None}).encode()
