@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+from calendar import monthrange
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, Final, Literal, get_args
 
 import pyarrow as pa
@@ -34,7 +35,7 @@ class Dataset:
     What its source can do: ``range_pushdown`` (False: every call returns a symbol's whole history),
     ``symbols_per_call`` (most symbols in one fetch), ``first_session`` (how far back it goes; None: as far as the
     calendar). ``fresh_seconds`` is how long rows of a session that has not settled are served without asking again.
-    ``notation`` says how symbols are written: see ``fletching_schemas.normalise_symbol``; ``verbatim`` leaves them alone.
+    ``notation`` says how symbols are written: see ``fletching_schemas.normalise_symbol``; ``verbatim`` leaves them.
 
     Raises ``InvalidRequest`` where the parts do not fit together.
     """
@@ -76,7 +77,7 @@ class Dataset:
             return f"time {self.time!r} must be a date or a timestamp with a time zone, it is {self._type(self.time)}"
         if self.period not in get_args(Period) or self.notation not in get_args(Notation):
             return f"period is one of {get_args(Period)} and notation one of {get_args(Notation)}"
-        if self.buckets < 1 or self.symbols_per_call < 1 or self.fresh_seconds < 0:
+        if self.buckets < 1 or self.symbols_per_call < 1 or not self.fresh_seconds >= 0:
             return "buckets and symbols_per_call are at least 1, fresh_seconds at least 0"
         return None
 
@@ -104,7 +105,8 @@ class Dataset:
             return self.schema
         unknown = [name for name in columns if name not in self.schema.names]
         if unknown:
-            raise UnknownColumn(f"{self.name} has no column {', '.join(unknown)}; it has {', '.join(self.schema.names)}")
+            there = ", ".join(self.schema.names)
+            raise UnknownColumn(f"{self.name} has no column {', '.join(unknown)}; it has {there}")
         return pa.schema([self.schema.field(name) for name in columns], metadata=self.schema.metadata)
 
     def period_of(self, day: date) -> str:
@@ -117,7 +119,7 @@ class Dataset:
         if self.period == "day":
             return first, first
         if self.period == "month":
-            return first, (first.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+            return first, first.replace(day=monthrange(first.year, first.month)[1])
         return first, first.replace(month=12, day=31)
 
     def with_name(self, name: str) -> Dataset:

@@ -26,6 +26,8 @@ Every class has a ``code``: it is what travels, and what the other side rebuilds
 asked, what is there, and what to do.
 """
 
+# ruff: noqa: N818 (the names are the public interface, and say what happened without the word Error)
+
 from __future__ import annotations
 
 __all__ = [

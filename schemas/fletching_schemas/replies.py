@@ -12,10 +12,12 @@ Tier = Literal["hot", "cold", "source"]
 TIERS: Final[tuple[Tier, ...]] = ("hot", "cold", "source")
 MAX_GAPS_TOLD: Final = 500
 
+_Raw = bytes  # inside ReadInfo its field ``bytes`` hides the type
+
 
 @dataclass(frozen=True)
 class Gap:
-    """Sessions of one symbol without rows, and why: ``nothing_upstream``, ``future``, ``not_cached`` or ``no_source``."""
+    """Sessions of one symbol without rows; why: ``nothing_upstream``, ``future``, ``not_cached`` or ``no_source``."""
 
     symbol: str
     first: date
@@ -43,8 +45,8 @@ class TierUse:
 class ReadInfo:
     """What one read did. Complete when its stream has ended.
 
-    ``tiers`` maps hot (memory), cold (Parquet) and source (fetched for this read, by it or by one it joined) to rows and
-    bytes. ``upstream_calls`` counts the calls this read made, ``joined_calls`` those of others that it waited for.
+    ``tiers`` maps hot (memory), cold (Parquet) and source (fetched for this read, by it or by one it joined) to rows
+    and bytes. ``upstream_calls`` counts the calls this read made, ``joined_calls`` those of others that it waited for.
     ``gaps`` tells sessions without rows and why (at most ``MAX_GAPS_TOLD``; ``gaps_omitted`` counts the rest).
     ``age_seconds`` is the age of the oldest unsettled cell in the answer, None where all are final.
     """
@@ -73,16 +75,17 @@ class ReadInfo:
         self.gaps += gaps[:room]
         self.gaps_omitted += len(gaps[room:])
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self) -> _Raw:
         """Return the info as it travels behind the last batch."""
         return json.dumps(asdict(self), default=date.isoformat, separators=(",", ":")).encode()
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> ReadInfo:
+    def from_bytes(cls, raw: _Raw) -> ReadInfo:
         """Return the info that ``to_bytes`` wrote; fields of a newer server are left out."""
         document: dict[str, Any] = json.loads(raw)
         known = {name: value for name, value in document.items() if name in cls.__dataclass_fields__}
-        known["tiers"] = {tier: TierUse(**document["tiers"][tier]) for tier in TIERS}
+        tiers = document["tiers"]
+        known["tiers"] = {tier: TierUse(tiers[tier]["rows"], tiers[tier]["bytes"]) for tier in TIERS}
         known["gaps"] = [
             Gap(gap["symbol"], date.fromisoformat(gap["first"]), date.fromisoformat(gap["last"]), gap["reason"])
             for gap in document["gaps"]
@@ -127,5 +130,6 @@ class WriteResult:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> WriteResult:
-        """Return the result that ``to_bytes`` wrote."""
-        return cls(**json.loads(raw))
+        """Return the result that ``to_bytes`` wrote; fields of a newer server are left out."""
+        document: dict[str, Any] = json.loads(raw)
+        return cls(**{name: value for name, value in document.items() if name in cls.__dataclass_fields__})

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime
-from typing import Any, Final, Literal, Self, get_args
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 from fletching_schemas.datasets import DATASET_NAME, decode_json
 from fletching_schemas.errors import InvalidRequest, NotBuilt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REQUEST_VERSION: Final = 1
 MAX_REQUEST_BYTES: Final = 256 * 1024  # 20,000 symbols fit; a ticket of megabytes is not a request
 MAX_SYMBOLS: Final = 20_000
 MAX_SYMBOL_LENGTH: Final = 64
+MAX_AGE_SECONDS: Final = 1e10  # three centuries; far larger numbers overflow the instants that they are taken from
 
 OnMiss = Literal["fill", "cached", "error"]
 WriteMode = Literal["upsert", "append", "replace"]
@@ -30,24 +34,25 @@ def parse_moment(value: Day, what: str) -> date | datetime | None:
     """
     if value is None or (isinstance(value, date) and not isinstance(value, datetime)):
         return value
-    if isinstance(value, datetime):
-        return value.astimezone(UTC) if value.tzinfo else value
     try:
-        text = str(value).strip()
-        if len(text) in {8, 10}:
-            return date.fromisoformat(text)
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        if not isinstance(value, datetime):
+            text = str(value).strip()
+            if len(text) in {8, 10}:
+                return date.fromisoformat(text)
+            value = datetime.fromisoformat(text)
+        return value.astimezone(UTC) if value.tzinfo else value
+    except (ValueError, OverflowError) as error:  # UTC may lie beyond the first or the last year that there is
         raise InvalidRequest(
-            f"{what}={value!r} is not a date; write '2024-03-20', '2024-03-20T09:30' or pass a date"
+            f"{what}={value!r:.90} is not a date; write '2024-03-20', '2024-03-20T09:30' or pass a date"
         ) from error
-    return moment.astimezone(UTC) if moment.tzinfo else moment
 
 
 def _names(values: str | Sequence[str] | None, what: str) -> tuple[str, ...] | None:
     """Return *values* as a tuple without repetitions, or None for "all"; every name is short printable text."""
     if values is None:
         return None
+    if isinstance(values, Mapping) or not isinstance(values, Iterable):  # a mapping would pass as its keys
+        raise InvalidRequest(f"{what}={values!r:.40}; it is a name or a list of names")
     listed = (values,) if isinstance(values, str) else tuple(values)
     for name in listed:
         if not isinstance(name, str) or not name.strip() or len(name) > MAX_SYMBOL_LENGTH or not name.isprintable():
@@ -64,11 +69,24 @@ def _check_dataset(name: object) -> None:
 
 def _one_of(value: object, allowed: Sequence[str], what: str) -> None:
     if value not in allowed:
-        raise InvalidRequest(f"{what}={value!r}; it is one of {', '.join(allowed)}")
+        raise InvalidRequest(f"{what}={value!r:.40}; it is one of {', '.join(allowed)}")
 
 
 def _as_day(moment: date | datetime) -> date:
     return moment.date() if isinstance(moment, datetime) else moment
+
+
+def _in_utc(moment: date | datetime) -> bool:
+    return isinstance(moment, datetime) and moment.tzinfo is not None
+
+
+def _reversed(start: date | datetime, end: date | datetime) -> bool:
+    """Tell whether *start* is after *end*, whatever the exchange's time zone is."""
+    same_clock = _in_utc(start) == _in_utc(end)
+    if isinstance(start, datetime) and isinstance(end, datetime) and same_clock:
+        return start > end
+    slack = timedelta(days=0 if same_clock else 1)  # a day of the exchange and its instants differ by a day in UTC
+    return _as_day(start) - _as_day(end) > slack
 
 
 class _Wire:
@@ -102,7 +120,8 @@ class _Wire:
             raise InvalidRequest(f"a request of kind {kind!r:.40} arrived where {cls.kind!r} is read")
         known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
         if unknown := sorted(set(document) - set(known)):
-            raise InvalidRequest(f"unknown field {', '.join(unknown)[:90]}; a {cls.kind} request has {', '.join(known)}")
+            shown = ascii(", ".join(unknown))[:90]  # ascii: a lone surrogate could not travel back
+            raise InvalidRequest(f"unknown field {shown}; a {cls.kind} request has {', '.join(known)}")
         try:
             return cls(**document)
         except TypeError as error:  # a required field is absent
@@ -153,26 +172,21 @@ class ReadRequest(_Wire):
         if not isinstance(self.info, bool):
             raise InvalidRequest(f"info={self.info!r:.40}; it is true or false")
         age = self.max_age
-        if age is not None and (isinstance(age, bool) or not isinstance(age, (int, float)) or not age >= 0):
-            raise InvalidRequest(f"max_age={age!r:.40}; it is a number of seconds, at least 0")
+        number = isinstance(age, (int, float)) and not isinstance(age, bool)
+        if age is not None and not (number and 0 <= age <= MAX_AGE_SECONDS):
+            raise InvalidRequest(f"max_age={age!r:.40}; it is a number of seconds, 0 to {MAX_AGE_SECONDS:.0e}")
         if self.symbols is not None and len(self.symbols) > MAX_SYMBOLS:
-            raise InvalidRequest(f"{len(self.symbols):,} symbols; at most {MAX_SYMBOLS:,} in one request, or None for all")
+            raise InvalidRequest(f"{len(self.symbols):,} symbols; ask for at most {MAX_SYMBOLS:,}, or for all")
 
     def _check_range(self) -> None:
-        if self.start is None or self.end is None:
-            return
-        both_instants = isinstance(self.start, datetime) and isinstance(self.end, datetime)
-        if both_instants and (self.start.tzinfo is None) == (self.end.tzinfo is None):  # type: ignore[union-attr]
-            reversed_range = self.start > self.end
-        else:
-            reversed_range = _as_day(self.start) > _as_day(self.end)
-        if reversed_range:
+        if self.start is not None and self.end is not None and _reversed(self.start, self.end):
             raise InvalidRequest(f"start {self.start} is after end {self.end}; did you mean to swap them?")
 
     def _check_built(self) -> None:
         for name in ("adjust", "adjust_ref", "as_of"):
             if getattr(self, name) is not None:
-                raise NotBuilt(f"{name}={getattr(self, name)!r:.40}: {name} is not built yet; leave it out to read raw rows")
+                asked = f"{name}={getattr(self, name)!r:.40}"
+                raise NotBuilt(f"{asked}: {name} is not built yet; leave it out to read raw rows")
 
     @property
     def tolerated_age(self) -> float | None:
@@ -184,9 +198,9 @@ class ReadRequest(_Wire):
 class WriteRequest(_Wire):
     """One write into a user table; its rows travel as Arrow beside it.
 
-    ``keys`` (the first plays the symbol's part) and ``time`` are needed once, when the table is new. ``upsert`` replaces
-    rows of equal key, ``append`` refuses them, ``replace`` puts the rows in place of the whole table. ``partition`` is the
-    table's period, ``year``, ``month`` or ``day``, where it is new.
+    ``keys`` (the first plays the symbol's part) and ``time`` are needed once, when the table is new. ``upsert``
+    replaces rows of equal key, ``append`` refuses them, ``replace`` puts the rows in place of the whole table.
+    ``partition`` is the table's period, ``year``, ``month`` or ``day``, where it is new.
     """
 
     kind = "write"

@@ -1,0 +1,157 @@
+"""What rows must be before they are stored: the dataset's columns and types, unique keys, in order, in range. Pure.
+
+A value that does not fit is an error that names column, row and value; nothing is cast with loss and nothing is repaired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from fletching_schemas import Dataset, FetchRequest
+from fletching_schemas.errors import BadSourceData, Error
+
+from fletching_server.calendars import day_number, from_day_number
+from fletching_server.image import Image, build_image, session_days
+
+_BAR: Final = ("open", "high", "low", "close")
+
+
+def conform(table: pa.Table, schema: pa.Schema, fault: type[Error], what: str) -> pa.Table:
+    """Return *table* with exactly the columns and types of *schema*; raise *fault* naming column, row and value.
+
+    Nullable columns that are absent become null. Strings may come in any Arrow form, instants must have a time zone.
+    """
+    if unknown := [name for name in table.column_names if name not in schema.names]:
+        raise fault(f"{what}: unexpected column {', '.join(unknown)}; the columns are {', '.join(schema.names)}")
+    return pa.Table.from_arrays([_column(table, item, fault, what) for item in schema], schema=schema)
+
+
+def _column(table: pa.Table, item: pa.Field, fault: type[Error], what: str) -> pa.ChunkedArray:
+    if item.name not in table.column_names:
+        if not item.nullable:
+            raise fault(f"{what}: column {item.name} is missing; it may not be null")
+        return pa.chunked_array([pa.nulls(len(table), item.type)])
+    column = table.column(item.name)
+    if pa.types.is_timestamp(item.type) and item.type.tz and pa.types.is_timestamp(column.type) and not column.type.tz:
+        raise fault(f"{what}: {item.name} has no time zone; attach one before returning it (stored instants are UTC)")
+    try:
+        cast = _cast(column, item.type)
+    except pa.ArrowException as error:
+        row = _first_failing(column, item.type)
+        raise fault(f"{what}: {item.name}[{row}] = {column[row]} is not {item.type}: {str(error).splitlines()[0]}") from error
+    if cast.null_count and not item.nullable:
+        raise fault(f"{what}: {item.name}[{_first_true(cast.is_null())}] is null; it may not be")
+    if pa.types.is_floating(item.type) and pc.any(pc.is_nan(cast)).as_py():
+        raise fault(f"{what}: {item.name}[{_first_true(pc.is_nan(cast))}] is NaN; write null where there is no value")
+    return cast
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    if pa.types.is_dictionary(column.type):  # a dictionary casts to a view only by way of its plain type
+        column = column.cast(column.type.value_type)
+    if kind == pa.string_view() and not _is_text(column.type):
+        raise pa.ArrowInvalid(f"a {column.type} where text belongs")
+    return column.cast(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _first_failing(column: pa.ChunkedArray, kind: pa.DataType) -> int:
+    """Return the first row whose value cannot be cast, by halving."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            _cast(column.slice(low, middle - low), kind)
+            low = middle
+        except pa.ArrowException:
+            high = middle
+    return low
+
+
+def _first_true(mask: pa.ChunkedArray) -> int:
+    return int(pc.index(mask, pa.scalar(value=True)).as_py())
+
+
+def key_frame(table: pa.Table, columns: Sequence[str]) -> pl.DataFrame:
+    """Return *columns* of *table* as Polars sees them, without copying."""
+    return pl.DataFrame(pl.from_arrow(table.select(list(columns))))
+
+
+def check_unique(dataset: Dataset, table: pa.Table, fault: type[Error], what: str) -> None:
+    """Raise *fault* with the first repeated key; *table* is sorted by its keys, so repetitions are neighbours."""
+    keys = key_frame(table, dataset.sort_keys)
+    repeated = keys.select(pl.all_horizontal(pl.all() == pl.all().shift(1))).to_series().arg_true()
+    if len(repeated):
+        key = ", ".join(f"{name}={value}" for name, value in keys.row(repeated[0], named=True).items())
+        raise fault(f"{what}: {len(repeated)} duplicate keys, the first at row {repeated[0]}: {key}; keys are {dataset.keys}")
+
+
+def admit_fetched(dataset: Dataset, table: Any, request: FetchRequest, source: str) -> Image:
+    """Return a source's answer as an image ready to be stored, or raise ``BadSourceData`` saying what is wrong with it."""
+    what = f"source {source} answered {request}"
+    if not isinstance(table, pa.Table):
+        raise BadSourceData(f"{what} with a {type(table).__name__}; return a pyarrow.Table")
+    rows = conform(table, dataset.schema, BadSourceData, what)
+    _check_sorted(dataset, rows, what)
+    check_unique(dataset, rows, BadSourceData, what)
+    image = build_image(dataset, rows)
+    _check_asked(dataset, image, request, what)
+    _check_bars(rows, what)
+    return image
+
+
+def _check_sorted(dataset: Dataset, table: pa.Table, what: str) -> None:
+    keys = key_frame(table, dataset.sort_keys).with_row_index("row of the answer")
+    if len(keys) < 2:
+        return
+    ordered = keys.sort(dataset.sort_keys, maintain_order=True)["row of the answer"]
+    moved = (ordered != keys["row of the answer"]).arg_true()
+    if len(moved):
+        raise BadSourceData(
+            f"{what}: rows are not sorted by {', '.join(dataset.sort_keys)}, row {moved[0]} is out of order; "
+            "sort the table by these columns before returning it"
+        )
+    sessions = key_frame(table, [dataset.symbol, dataset.session])
+    back = sessions.select(
+        (pl.col(dataset.session) < pl.col(dataset.session).shift(1)) & (pl.col(dataset.symbol) == pl.col(dataset.symbol).shift(1))
+    )
+    if (wrong := back.to_series().arg_true()).len():
+        raise BadSourceData(f"{what}: {dataset.session} goes back at row {wrong[0]} while {dataset.time} goes on")
+
+
+def _check_asked(dataset: Dataset, image: Image, request: FetchRequest, what: str) -> None:
+    if strangers := sorted(set(image.symbols) - set(request.symbols)):
+        raise BadSourceData(f"{what} with rows of {', '.join(strangers[:5])}, which was not asked; return only what is asked")
+    if not dataset.range_pushdown:
+        return
+    outside = (image.sessions < day_number(request.start)) | (image.sessions > day_number(request.end))
+    if outside.any():
+        row = int(np.argmax(outside))
+        day = from_day_number(int(session_days(image.table, dataset)[row]))
+        raise BadSourceData(
+            f"{what}: row {row} is of session {day}, outside the range; return only what is asked, "
+            "or offer the dataset with range_pushdown=False"
+        )
+
+
+def _check_bars(table: pa.Table, what: str) -> None:
+    if not set(_BAR) <= set(table.column_names):
+        return
+    bars = key_frame(table, _BAR)
+    broken = bars.select(
+        (pl.col("low") > pl.min_horizontal("open", "close")) | (pl.col("high") < pl.max_horizontal("open", "close"))
+    ).to_series()
+    if len(rows := broken.arg_true()):
+        values = ", ".join(f"{name}={value}" for name, value in bars.row(rows[0], named=True).items())
+        raise BadSourceData(f"{what}: {len(rows)} bars break low <= open, close <= high; row {rows[0]}: {values}")

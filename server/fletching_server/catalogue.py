@@ -1,0 +1,171 @@
+"""Which files make up which dataset, and what is known about which cells: SQLite on disk, an immutable picture in memory.
+
+A reader takes ``state(dataset)``: one object that no later commit changes, so its file list and its coverage belong
+together. A commit is one SQL transaction (WAL, ``synchronous=FULL``); then the picture is replaced. Commits that arrive
+while one is under way share the next transaction, and so its sync.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import sqlalchemy as sa
+from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
+
+from fletching_server import tables as t
+from fletching_server.snapshot import DatasetState
+
+FORMAT_VERSION: Final = 1
+
+class Change(Protocol):
+    """One step of a commit: what it does to the database, and to the picture in memory."""
+
+    dataset: str
+
+    def write(self, connection: sa.Connection, seq: int) -> None:
+        """Apply the change to the database inside the commit's transaction."""
+        ...
+
+    def amend(self, state: DatasetState | None, seq: int) -> DatasetState | None:
+        """Return the dataset's picture after the change (None: the dataset is gone)."""
+        ...
+
+
+@dataclass
+class _Pending:
+    change: Change
+    done: threading.Event = field(default_factory=threading.Event)
+    seq: int = 0
+    error: BaseException | None = None
+
+
+class Catalogue:
+    """The durable list of datasets, files and coverage of one store."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = _connect(path)
+        self._queue: list[_Pending] = []
+        self._queue_lock = threading.Lock()
+        self._leading = False
+        self._states: dict[str, DatasetState] = {}
+        self._listeners: list[Callable[[str], None]] = []
+        self._seq = 0
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the picture from the database anew: at the start, and after a repair."""
+        with self._engine.connect() as connection:
+            _check_version(connection)
+            self._states, self._seq = t.load_states(connection)
+
+    def state(self, dataset: str) -> DatasetState | None:
+        """Return the present picture of *dataset*, or None where the store has never heard of it."""
+        return self._states.get(dataset)
+
+    def states(self) -> list[DatasetState]:
+        """Return the present picture of every dataset, by name."""
+        return [state for _, state in sorted(self._states.items())]
+
+    def on_commit(self, listener: Callable[[str], None]) -> None:
+        """Call *listener* with a dataset's name after each commit; it must be quick and must not commit."""
+        self._listeners.append(listener)
+
+    def commit(self, change: Change) -> int:
+        """Make *change* durable and visible, and return its commit number; shares a sync with others that wait."""
+        pending = _Pending(change)
+        with self._queue_lock:
+            self._queue.append(pending)
+            lead, self._leading = not self._leading, True
+        while lead:
+            with self._queue_lock:
+                batch, self._queue = self._queue, []
+                lead = self._leading = bool(batch)
+            if batch:
+                self._commit_batch(batch)
+        pending.done.wait()
+        if pending.error:
+            raise pending.error
+        return pending.seq
+
+    def _commit_batch(self, batch: list[_Pending]) -> None:
+        try:
+            self._transact(batch)
+        except Exception as error:  # noqa: BLE001  # one bad change must not fail the others of its batch
+            if len(batch) == 1:
+                batch[0].error = _explained(error)
+            else:
+                for pending in batch:
+                    self._commit_batch([pending])
+                return
+        finally:
+            for pending in batch:
+                pending.done.set()
+
+    def _transact(self, batch: list[_Pending]) -> None:
+        states, seq = dict(self._states), self._seq
+        with self._engine.begin() as connection:
+            for pending in batch:
+                seq += 1
+                pending.seq, change = seq, pending.change
+                change.write(connection, seq)
+                state = change.amend(states.get(change.dataset), seq)
+                states.pop(change.dataset, None)
+                if state is not None:
+                    states[change.dataset] = replace(state, generation=seq)
+        self._states, self._seq = states, seq
+        for pending in batch:
+            for listener in self._listeners:
+                listener(pending.change.dataset)
+
+    def integrity(self) -> list[str]:
+        """Return what SQLite itself finds wrong with the database."""
+        with self._engine.connect() as connection:
+            answers = connection.execute(sa.text("PRAGMA quick_check")).scalars().all()
+        return [f"catalogue: {answer}" for answer in answers if answer != "ok"]
+
+    def close(self) -> None:
+        """Close the database; the write-ahead log is folded into it."""
+        self._engine.dispose()
+
+
+def _connect(path: Path) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
+
+    def prepare(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    sa.event.listen(engine, "connect", prepare)
+    try:
+        with engine.begin() as connection:
+            t.metadata.create_all(connection)
+            if connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).first() is None:
+                connection.execute(t.meta.insert().values(key="format_version", value=str(FORMAT_VERSION)))
+    except sa.exc.DatabaseError as error:
+        engine.dispose()
+        raise _explained(error, f"cannot open the catalogue {path}") from error
+    return engine
+
+
+def _explained(error: BaseException, doing: str = "the catalogue could not commit") -> BaseException:
+    if isinstance(error, sa.exc.OperationalError):
+        return StoreUnwritable(f"{doing}: {error.orig}; check permissions and free room")
+    if isinstance(error, sa.exc.DatabaseError):
+        return StoreError(f"{doing}: {error.orig}; run `fletching verify`")
+    return error
+
+
+def _check_version(connection: sa.Connection) -> None:
+    found = connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).scalar()
+    if found != str(FORMAT_VERSION):
+        raise StoreVersion(
+            f"the store has format {found}, this version reads format {FORMAT_VERSION}: "
+            "open it with the release that wrote it, or use another folder"
+        )

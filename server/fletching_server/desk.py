@@ -1,0 +1,167 @@
+"""The sources of one engine: who offers which dataset, which symbols it lists, and calls that cannot hang their caller.
+
+A call runs in a thread of its own, because a thread that hangs in somebody else's code cannot be stopped: at its deadline
+it is abandoned, counted, and its late answer is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import pyarrow as pa
+import structlog
+from fletching_schemas import Dataset, FetchRequest
+from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, SourceTimeout, SourceUnavailable
+
+from fletching_server.clock import Clock
+from fletching_server.sources import Source, SymbolLister
+
+T = TypeVar("T")
+
+LISTING_SECONDS: Final = 60.0  # how long a source's list of symbols is believed
+MOST_ABANDONED: Final = 8  # hanging calls per source before it is not asked any more
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    symbols: frozenset[str]
+    at: float
+
+
+class Desk:
+    """Sources by the datasets they offer."""
+
+    def __init__(self, sources: Sequence[Source], clock: Clock, deadline_seconds: float) -> None:
+        self._clock = clock
+        self._deadline = deadline_seconds
+        self._lock = threading.Lock()
+        self._listings: dict[str, _Listing] = {}
+        self._abandoned: dict[str, int] = {}
+        self._under_way: set[Future[object]] = set()
+        self._closed = False
+        self._sources: dict[str, Source] = {}
+        self.offers: dict[str, Dataset] = {}
+        for source in sources:
+            self._add(source)
+
+    def _add(self, source: Source) -> None:
+        if not isinstance(source, Source):
+            raise InvalidRequest(
+                f"{source!r:.80} is not a source: it needs a name, datasets() and fetch(request); "
+                "see fletching_server.sources.Source"
+            )
+        for dataset in self._call(source, f"{source.name}.datasets()", source.datasets):
+            if not isinstance(dataset, Dataset):
+                raise BadSourceData(f"source {source.name} offers {dataset!r:.80}, which is not a fletching_schemas.Dataset")
+            if dataset.name in self.offers:
+                raise InvalidRequest(
+                    f"dataset {dataset.name} is offered by {self._sources[dataset.name].name} and by {source.name}; "
+                    "give one of them another name, for instance with a prefix"
+                )
+            self.offers[dataset.name], self._sources[dataset.name] = dataset, source
+
+    def source(self, dataset: str) -> Source | None:
+        """Return who offers *dataset*, or None."""
+        return self._sources.get(dataset)
+
+    def names(self) -> list[str]:
+        """Return the names of all sources."""
+        return sorted({source.name for source in self._sources.values()})
+
+    def listed(self, dataset: str, *, fresh: bool = False) -> frozenset[str] | None:
+        """Return the symbols that the source lists, at most a minute old; None where it cannot tell."""
+        source = self._sources.get(dataset)
+        if not isinstance(source, SymbolLister):
+            return None
+        held = self._listings.get(dataset)
+        now = self._clock.monotonic()
+        if held is None or fresh or now - held.at > LISTING_SECONDS:
+            symbols = self._call(source, f"{source.name}.symbols({dataset})", lambda: source.symbols(dataset))
+            held = self._listings[dataset] = _Listing(frozenset(symbols), now)
+        return held.symbols
+
+    def fetch(self, request: FetchRequest) -> pa.Table:
+        """Return what the source has for *request*; every trouble becomes one of our errors."""
+        source = self._sources[request.dataset]
+        return self._call(source, f"source {source.name} asked for {request}", lambda: source.fetch(request))
+
+    def _call(self, source: Source, what: str, call: Callable[[], T]) -> T:
+        if self._abandoned.get(source.name, 0) >= MOST_ABANDONED:
+            raise SourceUnavailable(
+                f"{what}: {MOST_ABANDONED} earlier calls still hang, so it is not asked any more; restart the server"
+            )
+        answer: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise SourceUnavailable(f"{what}: the cache is closing")
+            self._under_way.add(answer)  # type: ignore[arg-type]
+        threading.Thread(target=self._run, args=(answer, call), name=f"fetch-{source.name}", daemon=True).start()
+        try:
+            return answer.result(timeout=self._deadline)
+        except FutureTimeout as error:
+            if answer.done():  # the source itself raised a TimeoutError
+                raise _translated(error, what) from error
+            self._abandon(source)
+            raise SourceTimeout(
+                f"{what}: no answer in {self._deadline:g} s; nothing was stored, ask again later or with on_miss='cached'"
+            ) from error
+        except Exception as error:
+            raise _translated(error, what) from error
+        finally:
+            with self._lock:
+                self._under_way.discard(answer)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _run(answer: Future[T], call: Callable[[], T]) -> None:
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001  # it belongs to the thread that waits
+            outcome: BaseException | None = error
+        else:
+            outcome = None
+        if answer.done():
+            return  # the caller was told that the cache closes
+        if outcome is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(outcome)
+
+    def _abandon(self, source: Source) -> None:
+        with self._lock:
+            self._abandoned[source.name] = self._abandoned.get(source.name, 0) + 1
+        log.warning("source hangs", source=source.name, abandoned=self._abandoned[source.name])
+
+    def facts(self) -> dict[str, int]:
+        """Return how many calls each source left hanging."""
+        return {f"hanging_calls_{name}": count for name, count in self._abandoned.items()}
+
+    def release(self) -> None:
+        """Call no source any more, and release all who wait for one."""
+        with self._lock:
+            self._closed = True
+            waiting = list(self._under_way)
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(SourceUnavailable("the cache is closing"))
+
+    def close(self) -> None:
+        """Close the sources that can be closed; ``release`` comes before."""
+        for source in {id(source): source for source in self._sources.values()}.values():
+            close = getattr(source, "close", None)
+            if callable(close):
+                close()
+
+
+def _translated(error: BaseException, what: str) -> Error:
+    if isinstance(error, Error):
+        return type(error)(error.message)
+    return SourceUnavailable(
+        f"{what}: {type(error).__name__}: {str(error)[:300]}; nothing was stored, ask again later or with on_miss='cached'"
+    )

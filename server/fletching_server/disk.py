@@ -1,0 +1,123 @@
+"""The one place that changes files: everything durable passes through here.
+
+A file appears under its name whole or not at all: written aside, synced where asked, renamed. What fails leaves at most a
+``.tmp`` file, which the start of the next server sweeps away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import xxhash
+from fletching_schemas.errors import StoreInUse, StoreUnwritable
+
+TEMPORARY: Final = ".tmp"
+
+
+def digest(data: bytes | pa.Buffer | memoryview) -> str:
+    """Return the 128-bit xxh3 checksum of *data* as 32 hexadecimal digits."""
+    return str(xxhash.xxh3_128_hexdigest(data))
+
+
+def file_digest(path: Path) -> str:
+    """Return the checksum of the file at *path*, as ``digest`` gives it for the bytes."""
+    with pa.memory_map(str(path)) as mapped:
+        return digest(mapped.read_buffer()) if mapped.size() else digest(b"")
+
+
+@contextmanager
+def _explained(path: Path, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnwritable(f"cannot {doing} {path}: {error.strerror or error}; check its permissions and the free room") from error
+
+
+def make_folder(path: Path) -> None:
+    """Create *path* and its parents where they are missing; ``StoreUnwritable`` says why that fails."""
+    with _explained(path, "create the folder"):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def publish(path: Path, data: bytes | pa.Buffer, *, sync: bool) -> None:
+    """Make *path* appear with *data*, whole or not at all; with *sync* it survives power loss once this returns."""
+    make_folder(path.parent)
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+    with _explained(path, "write"):
+        try:
+            _write(aside, memoryview(data), sync=sync)
+            aside.rename(path)
+            if sync:
+                _sync_folder(path.parent)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def _write(path: Path, data: memoryview, *, sync: bool) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    try:
+        while data:  # one write may be short
+            data = data[os.write(descriptor, data) :]
+        if sync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove the file at *path*; one that is gone already is no error."""
+    with _explained(path, "remove"):
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, folder: Path) -> Path | None:
+    """Move a damaged file into *folder* for somebody to look at, and return its new place (None: it is gone)."""
+    make_folder(folder)
+    place = folder / f"{path.parent.name}-{path.name}"
+    try:
+        path.rename(place)
+    except FileNotFoundError:
+        return None
+    return place
+
+
+class FolderLock:
+    """The right to be the only process on a folder; released when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        make_folder(path.parent)
+        with _explained(path, "open the lock file"):
+            self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(self._descriptor)
+            raise StoreInUse(
+                f"the store {path.parent} is open in {holder}; one process at a time: "
+                "connect to that server instead, or stop it first"
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"process {os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the folder back; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

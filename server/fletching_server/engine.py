@@ -1,0 +1,195 @@
+"""The engine: one object that puts the parts together, and the verbs of the interface. No logic lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import structlog
+from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
+from fletching_schemas.errors import InvalidRequest, StoreError
+
+from fletching_server.calendars import Calendars
+from fletching_server.changes import Define, Delete, Forget
+from fletching_server.clock import Clock, SystemClock
+from fletching_server.cold import ColdTier
+from fletching_server.compaction import Compaction, Compactor
+from fletching_server.desk import Desk
+from fletching_server.fills import Fills
+from fletching_server.hot import HotTier
+from fletching_server.inspection import Inspection
+from fletching_server.policy import LruPolicy
+from fletching_server.reads import Answer, Reads
+from fletching_server.repair import Repairs
+from fletching_server.settings import Settings
+from fletching_server.sources import Source
+from fletching_server.stats import Stats
+from fletching_server.store import Store
+from fletching_server.verify import problems_of
+from fletching_server.writes import Writes
+
+log = structlog.get_logger(__name__)
+
+_RANGE: Final = frozenset({"dataset", "symbols", "start", "end"})
+_READ: Final = frozenset(ReadRequest.__dataclass_fields__)
+
+
+class Engine:
+    """One cache over one store, safe to use from any thread. Close it; it is a context manager.
+
+    Raises ``StoreInUse``, ``StoreVersion``, ``StoreUnwritable`` or ``StoreError`` where the store cannot be opened, and
+    ``InvalidRequest`` where two sources offer the same dataset.
+    """
+
+    def __init__(self, settings: Settings, sources: Sequence[Source] = (), clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.stats = Stats()
+        with ExitStack() as opened:
+            self._open(sources, opened)
+            self._closing = opened.pop_all()
+
+    def _open(self, sources: Sequence[Source], opened: ExitStack) -> None:
+        """Build the parts bottom-up; *opened* closes them top-down."""
+        settings, clock, stats = self.settings, self.clock, self.stats
+        self.calendars = calendars = Calendars(clock)
+        self.store = store = Store(settings.store)
+        opened.callback(store.close)
+        self.hot = hot = HotTier(int(settings.memory), LruPolicy())
+        self.cold = cold = ColdTier(store, int(settings.query_memory), settings.threads)
+        opened.callback(cold.close)
+        repairs = Repairs(store, hot, calendars)
+        self._recover(repairs)
+        self.desk = desk = Desk(sources, clock, settings.source_seconds)
+        opened.callback(desk.close)
+        self._define(desk)
+        fills = Fills(store, hot, desk, calendars, clock, stats, settings.source_calls)
+        opened.callback(fills.close)
+        opened.callback(desk.release)  # before fills.close: nobody shall wait for a call that hangs
+        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
+        self._writes = Writes(store, hot, cold, desk, calendars, stats)
+        self._compaction = Compaction(store, hot, cold, repairs, calendars, stats)
+        self._inspection = Inspection(store, hot, self._reads, desk, calendars, clock, stats)
+        compactor = Compactor(store, self._compaction, settings.compact_segments, settings.compact_idle_seconds)
+        opened.callback(compactor.close)
+
+    def _recover(self, repairs: Repairs) -> None:
+        orphans, dropped = self.store.sweep(), repairs.at_start()
+        if orphans or dropped:
+            log.info("recovered", orphans_removed=orphans, torn_segments_dropped=dropped)
+
+    def _define(self, desk: Desk) -> None:
+        """Record what the sources offer, refusing to mix two sources or two schemas under one name."""
+        for name, dataset in desk.offers.items():
+            source = desk.source(name)
+            provider = source.name if source else ""
+            state = self.store.catalogue.state(name)
+            if state and state.files:
+                _check_same(state.dataset, state.source, dataset, provider)
+            if state is None or state.dataset != dataset or state.source != provider:
+                self.store.commit(Define(dataset, provider))
+
+    # The verbs
+
+    def read(self, request: ReadRequest, plane: str = "embedded") -> Answer:
+        """Return the answer to *request*; its rows move as it is read. See ``Reads.read``."""
+        return self._reads.read(request, plane)
+
+    def schema(self, dataset: str) -> Dataset:
+        """Return what *dataset* promises; ``UnknownDataset`` names what there is."""
+        return self.store.state(dataset).dataset
+
+    def write(self, request: WriteRequest, rows: pa.Table) -> WriteResult:
+        """Return once *rows* are durable. See ``Writes.write``."""
+        if rows.nbytes > self.settings.max_write_bytes:
+            raise InvalidRequest(
+                f"a write of {rows.nbytes:,} bytes; at most {int(self.settings.max_write_bytes):,} (max_write_bytes): "
+                "write in parts"
+            )
+        return self._writes.write(request, rows)
+
+    def act(self, action: Action, body: Mapping[str, Any]) -> dict[str, Any] | pa.Table:
+        """Return what *action* answers: a table for ``TABLE_ACTIONS``, a JSON object for the others."""
+        verbs: dict[Action, Callable[[Mapping[str, Any]], dict[str, Any] | pa.Table]] = {
+            Action.DATASETS: lambda body: _no_body(body) or self._inspection.datasets(),
+            Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
+            Action.EXPLAIN: lambda body: self._inspection.explain(_request(body, _READ)),
+            Action.SCHEMA: lambda body: self._inspection.schema(_named(body)),
+            Action.STATS: lambda body: _no_body(body) or self._inspection.stats(),
+            Action.HEALTH: lambda body: _no_body(body) or self._inspection.health(),
+            Action.EVICT: self._evict,
+            Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
+            Action.DELETE: lambda body: self._delete(_named(body)),
+            Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},
+            Action.VERIFY: lambda body: _no_body(body) or {"problems": self.verify()},
+        }
+        return verbs[action](body)
+
+    def verify(self) -> list[str]:
+        """Return what is wrong with the store and with the books in memory; an empty list is the good answer."""
+        return [*problems_of(self.store, self.cold, self.calendars), *self.hot.check()]
+
+    def _evict(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        if not body:
+            return {"evicted_bytes": self.hot.evict()}
+        return {"evicted_bytes": self.hot.evict({file.id for file in self.store.state(_named(body)).files})}
+
+    def _invalidate(self, request: ReadRequest) -> dict[str, Any]:
+        state = self.store.state(request.dataset)
+        if state.is_table:
+            raise InvalidRequest(f"{request.dataset} is a user table: nothing could fetch it again; use delete")
+        plan, _ = self._reads.explain(request)
+        symbols = plan.symbols if request.symbols is not None else None
+        adjacent = self.calendars.get(state.dataset.calendar).adjacent
+        self.store.commit(Forget(request.dataset, symbols, plan.wanted, adjacent))
+        return {"dataset": request.dataset, "symbols": len(plan.symbols) if symbols else "all"}
+
+    def _delete(self, dataset: str) -> dict[str, Any]:
+        state = self.store.state(dataset)
+        self.store.commit(Delete(dataset), retired=state.files)
+        self.hot.drop({file.id for file in state.files})
+        if (offered := self.desk.offers.get(dataset)) is not None:  # what was held is gone, the offer stands
+            self.store.commit(Define(offered, state.source))
+        return {"dataset": dataset, "deleted_rows": sum(file.rows for file in state.files)}
+
+    def close(self) -> None:
+        """Stop filling and folding, and give the store back; a second call does nothing."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _check_same(held: Dataset, held_source: str | None, offered: Dataset, provider: str) -> None:
+    way_out = f"use another store, or delete {held.name} from this one, or offer it under another name"
+    if held_source is None:
+        raise StoreError(f"{held.name} is a user table of this store, and source {provider} offers it too: {way_out}")
+    if held_source != provider:
+        raise StoreError(f"{held.name} in this store came from source {held_source}, not from {provider}: {way_out}")
+    if (held.schema, held.keys, held.period, held.buckets) != (offered.schema, offered.keys, offered.period, offered.buckets):
+        raise StoreError(f"{held.name} in this store has other columns, keys or partitions than {provider} offers: {way_out}")
+
+
+def _request(body: Mapping[str, Any], allowed: frozenset[str]) -> ReadRequest:
+    if unknown := sorted(set(body) - allowed):
+        raise InvalidRequest(f"unknown argument {', '.join(unknown)[:90]}; there are {', '.join(sorted(allowed))}")
+    if "dataset" not in body:
+        raise InvalidRequest("name the dataset")
+    return ReadRequest(**body)
+
+
+def _named(body: Mapping[str, Any]) -> str:
+    if set(body) != {"dataset"} or not isinstance(body["dataset"], str):
+        raise InvalidRequest(f"this action takes one argument, the dataset's name; it got {', '.join(body) or 'none'}")
+    return body["dataset"]
+
+
+def _no_body(body: Mapping[str, Any]) -> None:
+    if body:
+        raise InvalidRequest(f"this action takes no arguments; it got {', '.join(map(str, body))[:90]}")

@@ -1,0 +1,208 @@
+"""One read: plan, close the gaps, hold each file in memory or read it, and stream the rows in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from typing import Final
+
+import pyarrow as pa
+from fletching_schemas import Gap, ReadInfo, ReadRequest, Tier
+from fletching_schemas.errors import CorruptFile, NotCached, SourceUnavailable, UnknownSymbol
+
+from fletching_server.batches import cut, rows_per_batch
+from fletching_server.calendars import Calendars, from_day_number
+from fletching_server.clock import Clock
+from fletching_server.cold import ColdTier
+from fletching_server.desk import Desk
+from fletching_server.fills import Fills
+from fletching_server.hot import HotTier
+from fletching_server.pieces import Piece, Run, counted, pieces, slices
+from fletching_server.plan import Gaps, Plan, World, oldest_fetch, resolve, share_of, told_gaps
+from fletching_server.repair import Repairs
+from fletching_server.snapshot import DatasetState, StoredFile
+from fletching_server.stats import Stats
+from fletching_server.store import DamagedFile, Store
+
+# Rows of cold files are read for as many symbols at a time as fit in this, so a large read does not need large memory.
+GROUP_BYTES: Final = 32 << 20
+_TRIES: Final = 3
+
+Held = tuple[StoredFile, Run | None]
+
+
+class Answer:
+    """A schema, its batches, and the info that is complete when they have ended. Close it, or read it to its end."""
+
+    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch], info: ReadInfo, held: ExitStack) -> None:
+        self.schema, self.info = schema, info
+        self._batches, self._held = batches, held
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._batches
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the leases. A second call does nothing; a generator that never started would not do it by itself."""
+        self._held.close()
+
+
+class Reads:
+    """The read path of one engine."""
+
+    def __init__(
+        self,
+        store: Store,
+        hot: HotTier,
+        cold: ColdTier,
+        fills: Fills,
+        repairs: Repairs,
+        desk: Desk,
+        calendars: Calendars,
+        clock: Clock,
+        stats: Stats,
+    ) -> None:
+        self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
+        self._desk, self._calendars, self._clock, self._stats = desk, calendars, clock, stats
+
+    def read(self, request: ReadRequest, plane: str) -> Answer:
+        """Return the answer to *request*: gaps are closed before this returns, rows move as it is read."""
+        started = self._clock.monotonic()
+        info = ReadInfo(request.dataset, plane)
+        filled: Gaps = {}
+        for _ in range(_TRIES):  # a damaged file is set aside, and what rested on it is fetched again
+            try:
+                with ExitStack() as held:
+                    state = held.enter_context(self._store.pinned(request.dataset))
+                    plan = self._plan(request, state)
+                    if plan.gaps and not filled and request.on_miss != "cached":
+                        filled = self._close_gaps(request, plan, state, info)
+                        continue  # the picture has changed: look again
+                    return self._answer(request, plan, state, filled, info, started, held)
+            except DamagedFile as damage:
+                self._repairs.mend(damage)
+                filled = {}
+        raise CorruptFile(f"{request.dataset}: files keep failing their checksums; check the disk and run `fletching verify`")
+
+    def explain(self, request: ReadRequest) -> tuple[Plan, list[tuple[StoredFile, Tier]]]:
+        """Return what a read would do now: its plan, and each file with the tier it would come from."""
+        plan = self._plan(request, self._store.state(request.dataset))
+        return plan, [(file, "hot" if self._hot.holds(file.id) else "cold") for file in plan.files]
+
+    # Planning and filling
+
+    def _plan(self, request: ReadRequest, state: DatasetState) -> Plan:
+        try:
+            return resolve(request, state, self._world(request, state))
+        except UnknownSymbol:
+            if self._desk.source(request.dataset) is None:
+                raise
+            self._desk.listed(request.dataset, fresh=True)  # the symbol may be newer than the list we hold
+            return resolve(request, state, self._world(request, state))
+
+    def _world(self, request: ReadRequest, state: DatasetState) -> World:
+        source = self._desk.source(request.dataset)
+        listed = None
+        if source and (request.symbols is None or any(name not in state.coverage for name in request.symbols)):
+            try:
+                listed = self._desk.listed(request.dataset)
+            except SourceUnavailable:
+                if request.symbols is None and request.on_miss == "fill":
+                    raise
+        return World(self._calendars.get(state.dataset.calendar), self._clock.now(), listed, source is not None)
+
+    def _close_gaps(self, request: ReadRequest, plan: Plan, state: DatasetState, info: ReadInfo) -> Gaps:
+        """Return the cells that were fetched for this read, once they are stored."""
+        if request.on_miss == "error":
+            raise NotCached(f"{request.dataset}: {_told(plan)} not held; read with on_miss='fill' to fetch it")
+        if self._desk.source(request.dataset) is None:
+            raise SourceUnavailable(
+                f"{request.dataset}: {_told(plan)} not held, and its source {state.source!r} is not configured here; "
+                "start with that source, or read with on_miss='cached'"
+            )
+        calls, joined = self._fills.close_gaps(state, plan.gaps, plan.oldest)
+        info.upstream_calls += calls
+        info.joined_calls += joined
+        return plan.gaps
+
+    # Reading
+
+    def _answer(
+        self,
+        request: ReadRequest,
+        plan: Plan,
+        state: DatasetState,
+        filled: Gaps,
+        info: ReadInfo,
+        started: float,
+        held: ExitStack,
+    ) -> Answer:
+        files = [self._hold(plan, file, held) for file in plan.files]
+        info.partitions = len(files)
+        if request.info:
+            self._tell(plan, state, info)
+        batches = self._batches(plan, files, info, filled)
+        first = next(batches, None)  # the first rows are read here, where a damaged file can still be mended
+        held.callback(self._finish, info, started)
+        return Answer(plan.schema, chain([] if first is None else [first], batches), info, held.pop_all())
+
+    def _tell(self, plan: Plan, state: DatasetState, info: ReadInfo) -> None:
+        reason = "not_cached" if self._desk.source(info.dataset) else "no_source"
+        info.tell_gaps(told_gaps(plan, state, reason))
+        fetched = oldest_fetch(plan, state)
+        info.age_seconds = None if fetched is None else max(0.0, self._clock.now().timestamp() - fetched)
+
+    def _finish(self, info: ReadInfo, started: float) -> None:
+        info.milliseconds = (self._clock.monotonic() - started) * 1e3
+        self._stats.read_took(info.milliseconds)
+        full_hit = not (info.upstream_calls or info.joined_calls)
+        rows = {f"{tier}_rows": use.rows for tier, use in info.tiers.items()}
+        self._stats.add(reads=1, full_hits=int(full_hit), rows=info.rows, bytes=info.bytes, **rows)
+
+    def _hold(self, plan: Plan, file: StoredFile, held: ExitStack) -> Held:
+        """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
+        tier: Tier = "hot"
+        lease = self._hot.lease(file.id)
+        if lease is None and self._hot.wants_whole(file.id, file.memory_bytes, share_of(file, plan.symbols)):
+            tier = "cold"
+            lease = self._hot.load(file.id, file.memory_bytes, lambda: self._cold.whole(plan.dataset, file))
+        if lease is None:
+            return file, None
+        held.callback(lease.release)
+        return file, Run(lease.image, tier, file.rank)
+
+    def _batches(self, plan: Plan, files: Sequence[Held], info: ReadInfo, filled: Gaps) -> Iterator[pa.RecordBatch]:
+        found = counted(self._pieces(plan, files), info, filled)
+        size = rows_per_batch(sum(file.memory_bytes for file, _ in files), sum(file.rows for file, _ in files))
+        for batch in cut(slices(found, plan.schema.names), size):
+            info.bytes += batch.nbytes
+            yield pa.RecordBatch.from_arrays(batch.columns, schema=plan.schema)
+        for use in info.tiers.values():
+            use.bytes = info.bytes * use.rows // max(info.rows, 1)
+
+    def _pieces(self, plan: Plan, files: Sequence[Held]) -> Iterator[Piece]:
+        for symbols in _groups(plan.symbols, [file for file, run in files if run is None]):
+            runs = [run or self._read(plan, file, symbols) for file, run in files]
+            yield from pieces(plan.dataset, symbols, plan.window, runs)
+
+    def _read(self, plan: Plan, file: StoredFile, symbols: Sequence[str]) -> Run:
+        image = self._cold.select(plan.dataset, file, symbols, plan.window, plan.schema.names)
+        return Run(image, "cold", file.rank)
+
+
+def _groups(symbols: Sequence[str], cold: Sequence[StoredFile]) -> Iterator[Sequence[str]]:
+    """Yield *symbols* in runs whose cold rows fit in ``GROUP_BYTES``; all at once where every file is in memory."""
+    per_symbol = sum(file.memory_bytes / max(len(file.symbols), 1) for file in cold)
+    size = max(1, int(GROUP_BYTES / per_symbol)) if per_symbol else max(len(symbols), 1)
+    for start in range(0, len(symbols), size):
+        yield symbols[start : start + size]
+
+
+def _told(plan: Plan) -> str:
+    symbol, runs = next(iter(plan.gaps.items()))
+    first = Gap(symbol, from_day_number(runs[0].first), from_day_number(runs[0].last), "")
+    more = sum(map(len, plan.gaps.values())) - 1
+    return str(first).strip() + (f" and {more} more ranges are" if more else " is")

@@ -1,0 +1,65 @@
+"""Every setting, once: its name, default, and what it costs. From arguments, environment or a TOML file, in that order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from fletching_schemas.errors import InvalidRequest
+from pydantic import ByteSize, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class Settings(BaseSettings):
+    """The settings of an engine and its server; each is also an environment variable ``FLETCHING_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix="FLETCHING_", extra="forbid", frozen=True)
+
+    store: Path = Field(Path("store"), description="Folder that holds everything; created where it is missing.")
+    listen: str = Field(
+        "grpc://127.0.0.1:8815", description="Where to listen: grpc://HOST:PORT (port 0: any free one) or grpc+unix:///PATH."
+    )
+    sources: list[str] = Field([], description="Sources of missing rows, each NAME or NAME:CONFIG.toml.")
+    memory: ByteSize = Field(
+        ByteSize(512 << 20), description="Budget of the hot tier in bytes owned, such as 4GiB; loads and leases count."
+    )
+    query_memory: ByteSize = Field(ByteSize(1 << 30), description="What DuckDB may use to read Parquet, beside `memory`.")
+    threads: int = Field(0, ge=0, description="Threads of DuckDB; 0: one per core.")
+    source_seconds: float = Field(60.0, gt=0, description="How long one call to a source may take before it is given up.")
+    source_calls: int = Field(4, ge=1, le=64, description="Calls to sources at the same time.")
+    compact_segments: int = Field(16, ge=1, description="So many files in a dataset's journal are folded without waiting.")
+    compact_idle_seconds: float = Field(5.0, gt=0, description="After so long without a commit the journal is folded.")
+    drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
+    max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_format: Literal["console", "json"] = Field("console", description="How it is logged, on stderr.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the places settings come from, the first wins: arguments, environment, the TOML file."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None = None, **given: Any) -> Settings:
+    """Return the settings from *given* (None: not given), the environment and the file *config*; errors name the setting."""
+    if config is not None and not config.is_file():
+        raise InvalidRequest(f"there is no settings file {config}")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    kind = type("FileSettings", (Settings,), {"model_config": SettingsConfigDict(**{**Settings.model_config, "toml_file": config})})
+    try:
+        settings: Settings = kind(**chosen)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequest(f"setting {name}: {first['msg']} (it was {first.get('input')!r:.80})") from error
+    except ValueError as error:  # TOML or JSON that does not parse
+        raise InvalidRequest(f"the settings cannot be read: {error}") from error
+    return settings

@@ -1,0 +1,177 @@
+"""The folder that holds everything: one process at a time, files that appear whole and leave after their last reader.
+
+    <store>/LOCK               who has the store open
+    <store>/catalogue.sqlite   which files make up which dataset, and what is known
+    <store>/journal/           segments: what fills and writes added
+    <store>/data/<dataset>/    partitions: what compaction made of them
+    <store>/set-aside/         files whose checksum failed, for somebody to look at
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from fletching_schemas import Dataset
+from fletching_schemas.errors import StoreError, UnknownDataset
+
+from fletching_server import disk, parquet
+from fletching_server.catalogue import Catalogue, Change
+from fletching_server.image import Image
+from fletching_server.snapshot import DatasetState, FileKind, StoredFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class DamagedFile(Exception):  # noqa: N818  # what happened, not an error of the interface: see repair
+    """A stored file is missing, or its bytes are not those that were written."""
+
+    def __init__(self, file: StoredFile, why: str) -> None:
+        super().__init__(f"{file.path} of {file.dataset} {why}")
+        self.file = file
+
+
+@dataclass(frozen=True)
+class _Retired:
+    path: Path
+    seq: int
+
+
+class Store:
+    """The durable side of one engine: the catalogue, and the files it vouches for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"the store {root} is a file; name a folder")
+        disk.make_folder(root)
+        self._lock = disk.FolderLock(root / "LOCK")
+        try:
+            self.catalogue = Catalogue(root / "catalogue.sqlite")
+        except BaseException:
+            self._lock.release()
+            raise
+        self._pins_lock = threading.Lock()
+        self._pins: dict[str, Counter[int]] = defaultdict(Counter)
+        self._retired: dict[str, list[_Retired]] = defaultdict(list)
+        self._trusted: set[str] = set()
+
+    # Reading: a pinned picture keeps its files on disk.
+
+    def state(self, dataset: str) -> DatasetState:
+        """Return the present picture of *dataset*; ``UnknownDataset`` names what there is."""
+        state = self.catalogue.state(dataset)
+        if state is None:
+            there = ", ".join(known.dataset.name for known in self.catalogue.states()) or "none yet"
+            raise UnknownDataset(f"there is no dataset {dataset!r}; there are: {there}")
+        return state
+
+    @contextmanager
+    def pinned(self, dataset: str) -> Iterator[DatasetState]:
+        """Yield the present picture of *dataset*, whose files stay on disk until the end."""
+        with self._pins_lock:
+            state = self.state(dataset)
+            self._pins[dataset][state.generation] += 1
+        try:
+            yield state
+        finally:
+            with self._pins_lock:
+                pins = self._pins[dataset]
+                pins[state.generation] -= 1
+                if not pins[state.generation]:
+                    del pins[state.generation]
+                leaving = self._leaving(dataset)
+            for path in leaving:
+                disk.remove(path)
+
+    def path(self, file: StoredFile) -> Path:
+        """Return where *file* lies, once its checksum has been found right since the start; ``DamagedFile`` else."""
+        path = self.root / file.path
+        if file.id not in self._trusted:
+            self.verify(file)
+            self._trusted.add(file.id)
+        return path
+
+    def verify(self, file: StoredFile) -> None:
+        """Raise ``DamagedFile`` where *file* is missing or its bytes are not those that were written."""
+        path = self.root / file.path
+        try:
+            found = disk.file_digest(path)
+        except (OSError, pa.ArrowException) as error:
+            raise DamagedFile(file, f"cannot be read: {error}") from error
+        if found != file.digest:
+            raise DamagedFile(file, f"has checksum {found}, not {file.digest} as written")
+
+    # Writing: a file is published first and becomes part of a dataset by a commit.
+
+    def publish(
+        self, dataset: Dataset, image: Image, kind: FileKind, *, sync: bool, period: str = "", bucket: int = 0
+    ) -> StoredFile:
+        """Write *image* as a new file, and return its record; nothing refers to it before a commit does."""
+        file_id = uuid.uuid4().hex
+        first, last = image.days
+        facts = {
+            "dataset": dataset.to_json(), "id": file_id, "kind": kind, "period": period, "bucket": bucket,
+            "first_day": first, "last_day": last,
+        }
+        data = parquet.encode(dataset, image.table, facts)
+        folder = "journal" if kind == "segment" else f"data/{dataset.name}/{period}"
+        relative = f"{folder}/{dataset.name}-{period + '-' if period else ''}{bucket}-{file_id}.parquet"
+        disk.publish(self.root / relative, data, sync=sync)
+        self._trusted.add(file_id)
+        return StoredFile(
+            file_id, dataset.name, kind, period, bucket, relative, disk.digest(data), data.size, image.nbytes,
+            image.table.num_rows, first, last, tuple(sorted(image.symbols)),
+        )
+
+    def commit(self, change: Change, retired: Iterable[StoredFile] = ()) -> int:
+        """Make *change* durable and visible; files it retired leave the disk after their last reader.
+
+        After an error the outcome is not known for certain, so files stay: what no dataset refers to is swept at the
+        next start.
+        """
+        seq = self.catalogue.commit(change)
+        with self._pins_lock:
+            self._retired[change.dataset] += [_Retired(self.root / file.path, seq) for file in retired]
+            leaving = self._leaving(change.dataset)
+        for path in leaving:
+            disk.remove(path)
+        return seq
+
+    def _leaving(self, dataset: str) -> list[Path]:
+        """Take out the retired files that no pinned picture still lists. Runs under the lock; the caller removes them."""
+        oldest = min(self._pins[dataset], default=None)
+        leaving = [old.path for old in self._retired[dataset] if oldest is None or old.seq <= oldest]
+        self._retired[dataset] = [old for old in self._retired[dataset] if not (oldest is None or old.seq <= oldest)]
+        return leaving
+
+    def sweep(self) -> int:
+        """Remove files that no dataset refers to, left by a process that died; returns how many. For the start only."""
+        wanted = {self.root / file.path for state in self.catalogue.states() for file in state.files}
+        found = [path for folder in ("journal", "data") for path in (self.root / folder).rglob("*") if path.is_file()]
+        orphans = [path for path in found if path not in wanted]
+        for path in orphans:
+            disk.remove(path)
+        return len(orphans)
+
+    def set_aside(self, file: StoredFile) -> Path | None:
+        """Move a damaged file out of the way, and return its new place."""
+        self._trusted.discard(file.id)
+        return disk.set_aside(self.root / file.path, self.root / "set-aside")
+
+    def disk_bytes(self) -> int:
+        """Return how many bytes the files of all datasets take."""
+        return sum(file.bytes for state in self.catalogue.states() for file in state.files)
+
+    def close(self) -> None:
+        """Close the catalogue and give the folder back."""
+        self.catalogue.close()
+        self._lock.release()
