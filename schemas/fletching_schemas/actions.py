@@ -12,7 +12,6 @@ class Action(StrEnum):
     DATASETS = "datasets"
     COVERAGE = "coverage"
     EXPLAIN = "explain"
-    SCHEMA = "schema"
     STATS = "stats"
     HEALTH = "health"
     EVICT = "evict"
@@ -27,7 +26,6 @@ ACTION_HELP: Final[dict[Action, str]] = {
     Action.COVERAGE: "Table of what is held: symbol, first, last, state, reason, fetched_at. "
     "Body: dataset, symbols, start, end.",
     Action.EXPLAIN: "What a read would do, without doing it: files, tiers, gaps, calls. Body: the read request.",
-    Action.SCHEMA: "Columns of a dataset with type, nullability and unit. Body: dataset.",
     Action.STATS: "Counters of reads, tiers, upstream calls and memory since the start.",
     Action.HEALTH: "Whether the server takes requests, its version, uptime, store and sources.",
     Action.EVICT: "Drops a dataset (or all) from memory; nothing is lost. Body: dataset.",

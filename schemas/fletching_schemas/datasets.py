@@ -75,6 +75,8 @@ class Dataset:
             return f"the first key {self.keys[0]!r} plays the symbol's part and must be a string"
         if not (pa.types.is_date32(self._type(self.time)) or self._type(self.time) == TIMESTAMP):
             return f"time {self.time!r} must be a date or a timestamp with a time zone, it is {self._type(self.time)}"
+        if self.calendar is not None and not pa.types.is_date32(self._type(self.session)):
+            return f"rows follow the sessions of {self.calendar}: add a column trading_date (date32) that names each row's"
         if self.period not in get_args(Period) or self.notation not in get_args(Notation):
             return f"period is one of {get_args(Period)} and notation one of {get_args(Notation)}"
         if self.buckets < 1 or self.symbols_per_call < 1 or not self.fresh_seconds >= 0:
@@ -159,12 +161,6 @@ def storage_schema(schema: pa.Schema) -> pa.Schema:
     """Return *schema* with every field in its storage type; names, nullability and metadata are kept."""
     fields = [item.with_type(storage_type(item.type)) for item in schema]
     return pa.schema(fields, metadata=schema.metadata)
-
-
-def schema_table(schema: pa.Schema) -> list[tuple[str, str, bool, str]]:
-    """Return (column, type, nullable, unit) for each field, as shown to people."""
-    units = [(item.metadata or {}).get(b"unit", b"").decode() for item in schema]
-    return [(item.name, str(item.type), item.nullable, unit) for item, unit in zip(schema, units, strict=True)]
 
 
 def decode_json(raw: bytes, limit: int, what: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@
       Overloaded                                 the memory budget cannot hold what was asked for
       ServerClosing                              draining: no new requests are taken
       ServerUnreachable   (ConnectionError)      nobody answers at that address
+      ListenFailed        (OSError)              the server cannot listen there: in use, or not allowed
       InternalError                              a bug of ours; the server's log has the details
 
 Every class has a ``code``: it is what travels, and what the other side rebuilds the class from. A message says what was
@@ -36,6 +37,7 @@ __all__ = [
     "Error",
     "InternalError",
     "InvalidRequest",
+    "ListenFailed",
     "NotBuilt",
     "NotCached",
     "OutOfCalendar",
@@ -182,6 +184,12 @@ class ServerUnreachable(Error, ConnectionError):
     """Nobody answers at the address."""
 
     code = "server_unreachable"
+
+
+class ListenFailed(Error, OSError):
+    """The server cannot listen at its address: it is in use, or not allowed."""
+
+    code = "listen_failed"
 
 
 class InternalError(Error):

@@ -16,7 +16,7 @@ from typing import Final
 
 import pyarrow as pa
 import xxhash
-from fletching_schemas.errors import StoreInUse, StoreUnwritable
+from fletching_schemas.errors import StoreUnwritable
 
 TEMPORARY: Final = ".tmp"
 
@@ -97,10 +97,11 @@ def set_aside(path: Path, folder: Path) -> Path | None:
     return place
 
 
-class FolderLock:
-    """The right to be the only process on a folder; released when the process ends, however it ends."""
+class Lock:
+    """The right to be the only process on something; released when the process ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
+        """Take the lock file at *path*, or raise ``BlockingIOError`` with who holds it."""
         make_folder(path.parent)
         with _explained(path, "open the lock file"):
             self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
@@ -109,15 +110,12 @@ class FolderLock:
         except OSError as error:
             holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(self._descriptor)
-            raise StoreInUse(
-                f"the store {path.parent} is open in {holder}; one process at a time: "
-                "connect to that server instead, or stop it first"
-            ) from error
+            raise BlockingIOError(holder) from error
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"process {os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Give the folder back; a second call does nothing."""
+        """Give it back; a second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -102,6 +102,10 @@ class Engine:
         """Return what *dataset* promises; ``UnknownDataset`` names what there is."""
         return self.store.state(dataset).dataset
 
+    def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
+        """Return the schema of the answer to *request*, and how many rows it will have (-1: only reading can tell)."""
+        return self._reads.describe(request)
+
     def write(self, request: WriteRequest, rows: pa.Table) -> WriteResult:
         """Return once *rows* are durable. See ``Writes.write``."""
         if rows.nbytes > self.settings.max_write_bytes:
@@ -117,7 +121,6 @@ class Engine:
             Action.DATASETS: lambda body: _no_body(body) or self._inspection.datasets(),
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
             Action.EXPLAIN: lambda body: self._inspection.explain(_request(body, _READ)),
-            Action.SCHEMA: lambda body: self._inspection.schema(_named(body)),
             Action.STATS: lambda body: _no_body(body) or self._inspection.stats(),
             Action.HEALTH: lambda body: _no_body(body) or self._inspection.health(),
             Action.EVICT: self._evict,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 from fletching_schemas import ReadRequest
-from fletching_schemas.datasets import TIMESTAMP, schema_table
+from fletching_schemas.datasets import TIMESTAMP
 
 from fletching_server.calendars import Calendars, from_day_number
 from fletching_server.clock import Clock
@@ -119,15 +119,6 @@ class Inspection:
             "gaps": [str(gap) for gap in gaps[:100]],
             "gaps_omitted": max(0, len(gaps) - 100),
         }
-
-    def schema(self, dataset: str) -> dict[str, Any]:
-        """Return the columns of *dataset* with type, nullability and unit."""
-        state = self._store.state(dataset)
-        columns = [
-            {"column": name, "type": kind, "nullable": nullable, "unit": unit}
-            for name, kind, nullable, unit in schema_table(state.dataset.schema)
-        ]
-        return {"dataset": dataset, "keys": list(state.dataset.keys), "time": state.dataset.time, "columns": columns}
 
     def stats(self) -> dict[str, Any]:
         """Return counters since the start, memory and disk in bytes, times in seconds or, where named so, ms."""

@@ -92,6 +92,19 @@ class Reads:
         plan = self._plan(request, self._store.state(request.dataset))
         return plan, [(file, "hot" if self._hot.holds(file.id) else "cold") for file in plan.files]
 
+    def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
+        """Return the schema of an answer, and its rows where the files alone tell them: all wanted whole, none overlapping."""
+        plan = self._plan(request, self._store.state(request.dataset))
+        whole = all(
+            file.kind == "partition"
+            and plan.window.first_day <= file.first_day
+            and file.last_day <= plan.window.last_day
+            and share_of(file, plan.symbols) == 1
+            for file in plan.files
+        )
+        exact = whole and not plan.gaps and plan.window.first_instant is None and plan.window.last_instant is None
+        return plan.schema, sum(file.rows for file in plan.files) if exact else -1
+
     # Planning and filling
 
     def _plan(self, request: ReadRequest, state: DatasetState) -> Plan:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from fletching_schemas import Dataset
-from fletching_schemas.errors import StoreError, UnknownDataset
+from fletching_schemas.errors import StoreError, StoreInUse, UnknownDataset
 
 from fletching_server import disk, parquet
 from fletching_server.catalogue import Catalogue, Change
@@ -53,7 +53,7 @@ class Store:
         if root.exists() and not root.is_dir():
             raise StoreError(f"the store {root} is a file; name a folder")
         disk.make_folder(root)
-        self._lock = disk.FolderLock(root / "LOCK")
+        self._lock = _take(root)
         try:
             self.catalogue = Catalogue(root / "catalogue.sqlite")
         except BaseException:
@@ -175,3 +175,12 @@ class Store:
         """Close the catalogue and give the folder back."""
         self.catalogue.close()
         self._lock.release()
+
+
+def _take(root: Path) -> disk.Lock:
+    try:
+        return disk.Lock(root / "LOCK")
+    except BlockingIOError as error:
+        raise StoreInUse(
+            f"the store {root} is open in {error}; one process at a time: connect to that server, or stop it first"
+        ) from error

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fletching_schemas import Dataset, Notation, Period, canonical
 from fletching_schemas.errors import InvalidRequest
+from fletching_server.sources.file_factors import COLUMNS as FACTOR_COLUMNS
 from fletching_server.sources.file_layout import PathPattern
 
 MILLISECONDS: Final = "milliseconds"
@@ -65,6 +66,7 @@ class DatasetMapping(_Model):
     member: PathPattern | None = None
     symbol: str | None = None
     reuse: PathPattern | None = None
+    factors: Literal["lean"] | None = None
 
     format: Literal["csv", "parquet"] | None = None
     header: bool | None = None
@@ -131,7 +133,9 @@ class DatasetMapping(_Model):
         served, listed = set(dataset.schema.names), isinstance(self.columns, tuple)
         named = {*self.price_columns, *self.constants, *([self.seq] if self.seq else [])}
         named |= set(self.columns) - (set(self.ignore) if listed else set())
-        if unknown := sorted(named - served):
+        if self.factors and (self.columns != FACTOR_COLUMNS or not {"ex_date", "known_at", "mul"} <= served):
+            return f"factors = 'lean' needs canonical = 'adj_factors' and columns = {list(FACTOR_COLUMNS)}"
+        if unknown := sorted(named - served - (set(FACTOR_COLUMNS) if self.factors else set())):
             return f"{', '.join(unknown)}: no such column; {self.name} has {', '.join(dataset.schema.names)}"
         if len(set(self.columns)) != len(self.columns):
             return "columns holds a name twice"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from fletching_schemas.errors import BadSourceData
+from fletching_server.sources.file_factors import cumulative_steps
 from fletching_server.sources.file_mapping import MILLISECONDS, DatasetMapping
 from fletching_server.sources.file_values import FileColumn, divided
 
@@ -50,6 +51,8 @@ def read_rows(found: FoundFile, mapping: DatasetMapping, dataset: Dataset) -> pl
     The symbol column is there where the file holds one. Raises ``BadSourceData`` naming file, row, column and value.
     """
     raw = _read_parquet(found) if _is_parquet(found, mapping) else _read_csv(found, mapping)
+    if mapping.factors:
+        raw = cumulative_steps(raw, found.origin)
     return _Rows(raw, found, mapping, dataset).frame()
 
 

@@ -3,6 +3,7 @@
     file_mapping   the TOML and what it may say        file_layout    path patterns, and the files that match
     file_dataset   one dataset: its files and rows     file_values    text as values, or an error with its place
     file_rows      one file as a frame                 file_reuse     tickers that changed hands
+    file_factors   LEAN's factor files as steps
 
 The ready mappings are in ``mappings/``.
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import random
+import re
+import tomllib
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
@@ -480,6 +482,41 @@ def test_a_map_file_that_cannot_be_read_is_refused(tmp_path: Path, text: str) ->
         read_tenure(put(tmp_path, "fb.csv", text), "fb")
 
 
+# -- factors
+
+FACTORS: dict[str, Any] = {
+    "name": "adj_factors", "canonical": "adj_factors", "path": "{code}.csv", "symbol": "{code}.US", "factors": "lean",
+    "columns": ["last_day", "price_factor", "split_factor", "reference_price"],
+    "constants": {"source": "lean", "add": 0.0, "method": "multiplicative", "version": 1},
+}  # fmt: skip
+
+
+def test_factor_files_become_steps(tmp_path: Path) -> None:
+    put(tmp_path, "aapl.csv", "19980102,0.5,0.25,1\n20050225,0.5,0.25,88\n20120808,0.5,1,44\n20501231,1,1,0\n")
+    table = read(tmp_path, FACTORS)
+    assert column(table, "ex_date") == [date(1998, 1, 2), date(2005, 2, 26), date(2012, 8, 9)]
+    assert column(table, "mul") == [1.0, 4.0, 8.0]
+    assert column(table, "known_at")[1] == datetime(2005, 2, 26, tzinfo=UTC)
+    assert (column(table, "source")[0], column(table, "version")[0]) == ("lean", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("19980102,0,1,1\n", "column price_factor: 0 is not a positive factor"),
+        ("19980102,1,,1\n", "column split_factor: None is not a positive factor"),
+        ("19980102,1,1,1\n19980102,1,1,1\n", "line 2, column last_day: 19980102 does not come after"),
+        (",1,1,1\n", "a date is missing"),
+    ],
+)
+def test_a_factor_file_that_cannot_be_read_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    put(tmp_path, "aapl.csv", text)
+    with pytest.raises(BadSourceData, match=problem):
+        read(tmp_path, FACTORS)
+    with pytest.raises(InvalidRequest, match=r"factors = 'lean' needs"):
+        source(tmp_path, {**FACTORS, "canonical": "bars_1d", "constants": {}})
+
+
 # -- the mapping
 
 
@@ -594,3 +631,13 @@ def test_a_timestamp_needs_a_session_beside_it(tmp_path: Path) -> None:
         source(tmp_path, mapping)
     with pytest.raises(InvalidRequest, match=r"value = 'float'; types are string"):
         source(tmp_path, {**mapping, "schema": {**schema, "value": "float"}})
+
+
+def test_what_the_documentation_and_the_examples_show_is_valid() -> None:
+    folder = Path(__file__).resolve().parents[3]
+    shown = re.findall(r"```toml\n(.*?)```", (folder / "docs/files-source.md").read_text("utf8"), re.DOTALL)
+    whole = [tomllib.loads(text) for text in shown if "root" in tomllib.loads(text)]
+    offered = [len(FilesSource.from_config(values, folder).datasets()) for values in whole]
+    assert offered == [1, len(ready_mapping("lean")), 2]
+    assert FilesSource.from_toml(folder / "examples/ashare.toml").name == "ashare"
+    assert FilesSource.from_toml(folder / "examples/lean.toml").datasets()[0].name == "us_bars_1d"

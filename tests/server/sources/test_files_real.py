@@ -9,6 +9,7 @@ import csv
 import io
 import zipfile
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -199,6 +200,25 @@ def test_every_tick_of_a_week_arrives_once(lean: FilesSource) -> None:
     per_day = table.group_by("trading_date").aggregate([("seq", "count"), ("seq", "max")]).sort_by("trading_date")
     assert per_day["seq_count"].to_pylist() == counts
     assert per_day["seq_max"].to_pylist() == [count - 1 for count in counts]
+
+
+def test_factors_adjust_as_the_factor_files_do(lean: FilesSource) -> None:
+    for path in sorted((DATA / "lean/equity/usa/factor_files").iterdir()):
+        with path.open() as lines:
+            listed = [(date.fromisoformat(row[0]), float(row[1]) * float(row[2])) for row in csv.reader(lines)]
+        table = fetched(lean, "us_adj_factors", [f"{path.stem.upper()}.US"], *EVER)
+        steps = rows(table, "ex_date", "mul")
+        assert steps[0] == (listed[0][0], 1.0)
+        for last_day, factor in listed:  # a step holds from its day on, a line up to its day
+            assert [mul for first, mul in steps if first <= last_day][-1] == factor / listed[0][1]  # type: ignore[operator]
+        assert all(before[1] != after[1] for before, after in pairwise(steps))
+
+
+def test_a_split_is_one_step_on_the_day_after_the_last_session_before_it(lean: FilesSource) -> None:
+    table = fetched(lean, "us_adj_factors", ["AAPL.US"], date(2014, 6, 1), date(2014, 6, 30))
+    before = fetched(lean, "us_adj_factors", ["AAPL.US"], EVER[0], date(2014, 5, 31))
+    assert table["ex_date"].to_pylist() == [date(2014, 6, 7)]
+    assert table["mul"][0].as_py() / before["mul"][-1].as_py() == pytest.approx(7)
 
 
 def test_crypto_equals_its_files(lean: FilesSource) -> None:

@@ -1,0 +1,227 @@
+"""What researchers hold: one cache, whatever plane carries its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import polars as pl
+import pyarrow as pa
+from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
+from fletching_schemas.errors import NotBuilt
+
+from fletching._frames import Output, check_output, to_output, to_table
+
+if TYPE_CHECKING:
+    from fletching._transport import Answer, Transport
+
+Symbols = str | Sequence[str] | None
+Moment = str | date | datetime | None
+
+
+class Cache:
+    """A cache of market data: read what you need, it is fetched once for everybody and kept.
+
+    Make one with ``fletching.connect`` or ``fletching.open``; it is a context manager and may be used from any thread.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    # Reading
+
+    def read(
+        self,
+        dataset: str,
+        symbols: Symbols = None,
+        start: Moment = None,
+        end: Moment = None,
+        columns: Sequence[str] | str | None = None,
+        *,
+        adjust: str | None = None,
+        adjust_ref: Moment = None,
+        as_of: Moment = None,
+        max_age: float | None = None,
+        profile: str | None = None,
+        on_miss: str = "fill",
+        output: Output = "polars",
+        info: bool = False,
+    ) -> Any:
+        """Return the rows of *symbols* from *start* to *end*, both inclusive, sorted by symbol and time.
+
+        *symbols*: one, many, or None for all, in any common notation; answers carry ``000001.SZ``. *start*, *end*: text,
+        date or datetime; a date covers its whole session, a datetime without zone is exchange time. Instants come back
+        in UTC; units are in ``schema(dataset)``. *on_miss*: ``fill`` fetches what is not held, ``cached`` never asks
+        upstream, ``error`` raises ``NotCached``. *max_age* (seconds) or *profile* (``trading`` 60, ``research`` 3600,
+        ``backtesting`` 86400) say how old rows of an unsettled session may be. *output*: ``polars``, ``arrow`` or
+        ``pandas``. With *info* the result is ``(frame, ReadInfo)``.
+
+        An empty answer has its columns. Raises ``UnknownDataset``, ``UnknownSymbol``, ``UnknownColumn``,
+        ``InvalidRequest``, ``SourceError`` and others of ``fletching.Error``; ``NotBuilt`` for *adjust* and *as_of*.
+        """
+        check_output(output)
+        request = _read_request(
+            dataset, symbols, start, end, columns, adjust=adjust, adjust_ref=adjust_ref, as_of=as_of, max_age=max_age,
+            profile=profile, on_miss=on_miss, info=info,
+        )
+        answer = self._transport.read(request)
+        table = pa.Table.from_batches(list(answer), schema=answer.schema)
+        frame = to_output(table, output)
+        return (frame, answer.info) if info else frame
+
+    def stream(
+        self,
+        dataset: str,
+        symbols: Symbols = None,
+        start: Moment = None,
+        end: Moment = None,
+        columns: Sequence[str] | str | None = None,
+        *,
+        adjust: str | None = None,
+        adjust_ref: Moment = None,
+        as_of: Moment = None,
+        max_age: float | None = None,
+        profile: str | None = None,
+        on_miss: str = "fill",
+    ) -> pa.RecordBatchReader:
+        """Return the same rows as ``read``, batch by batch (1-4 MB); close the reader where it is not read to its end."""
+        request = _read_request(
+            dataset, symbols, start, end, columns, adjust=adjust, adjust_ref=adjust_ref, as_of=as_of, max_age=max_age,
+            profile=profile, on_miss=on_miss, info=False,
+        )
+        answer = self._transport.read(request)
+        return pa.RecordBatchReader.from_batches(answer.schema, _closing(answer))
+
+    def scan(self, *args: Any, **kwargs: Any) -> pl.LazyFrame:
+        """Raise ``NotBuilt``: the lazy scan comes with a later version; ``read`` takes symbols, range and columns."""
+        del args, kwargs
+        raise NotBuilt("scan is not built yet; use read(..., columns=[...]).lazy()")
+
+    def sql(self, query: str, params: Sequence[Any] | None = None, output: Output = "polars") -> Any:
+        """Raise ``NotBuilt``: SQL comes with a later version."""
+        del query, params, output
+        raise NotBuilt("sql is not built yet; read the rows and query the frame with Polars or DuckDB")
+
+    def warm(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise ``NotBuilt``: warming comes with a later version; a ``read`` brings rows into memory."""
+        del args, kwargs
+        raise NotBuilt("warm is not built yet; a read brings rows into memory")
+
+    # Writing
+
+    def write(
+        self,
+        table: str,
+        data: Any,
+        *,
+        keys: Sequence[str] | str | None = None,
+        time: str | None = None,
+        mode: str = "upsert",
+        partition: str | None = None,
+    ) -> WriteResult:
+        """Return once *data* is on stable storage in the user table *table*, visible whole to every later read.
+
+        *data*: Polars, pandas, or an Arrow table, batch or reader. The first write of a table names its *keys* (the
+        symbol's column first) and, where they do not tell, its *time* column; instants without zone are taken as UTC.
+        *mode*: ``upsert`` replaces rows of equal key, ``append`` refuses them, ``replace`` puts the rows in place of the
+        whole table. *partition*: ``year`` (default), ``month`` or ``day``, for a new table.
+        Raises ``InvalidRequest`` naming column, row and value where the rows do not fit the table.
+        """
+        request = WriteRequest(table, keys, time, mode, partition)  # type: ignore[arg-type]  # checked by the request
+        return self._transport.write(request, to_table(data))
+
+    def delete(self, table: str) -> dict[str, Any]:
+        """Delete a user table, or all that is held of a sourced dataset; returns how many rows went."""
+        return self._object(Action.DELETE, dataset=table)
+
+    # Looking
+
+    def datasets(self) -> pl.DataFrame:
+        """Return a row per dataset: kind, source, calendar, rows, bytes on disk and in memory, first and last session."""
+        return self._frame(Action.DATASETS)
+
+    def schema(self, name: str) -> pa.Schema:
+        """Return the columns of a dataset with their types; the unit is in each field's metadata."""
+        return self._transport.schema(name)
+
+    def coverage(self, dataset: str, symbols: Symbols = None, start: Moment = None, end: Moment = None) -> pl.DataFrame:
+        """Return what is known about each run of sessions: *final*, *provisional*, *empty* (why) or *missing*."""
+        return self._frame(Action.COVERAGE, dataset=dataset, symbols=_listed(symbols), start=start, end=end)
+
+    def explain(
+        self,
+        dataset: str,
+        symbols: Symbols = None,
+        start: Moment = None,
+        end: Moment = None,
+        columns: Sequence[str] | str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Return what ``read`` with these arguments would do now, without doing it: files, tiers, gaps, upstream calls."""
+        request = {"symbols": _listed(symbols), "start": start, "end": end, "columns": _listed(columns), **options}
+        return self._object(Action.EXPLAIN, dataset=dataset, **request)
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counters of the engine since its start: reads, rows per tier, upstream calls, memory, percentiles."""
+        return self._object(Action.STATS)
+
+    def health(self) -> dict[str, Any]:
+        """Return that the engine serves, its version, uptime, store and sources."""
+        return self._object(Action.HEALTH)
+
+    # Steering
+
+    def evict(self, dataset: str | None = None) -> dict[str, Any]:
+        """Drop a dataset (None: all) from memory; what is on disk stays. Returns the bytes that left."""
+        return self._object(Action.EVICT, dataset=dataset)
+
+    def invalidate(
+        self, dataset: str, symbols: Symbols = None, start: Moment = None, end: Moment = None
+    ) -> dict[str, Any]:
+        """Forget that these cells are held, so that the next read fetches them again."""
+        return self._object(Action.INVALIDATE, dataset=dataset, symbols=_listed(symbols), start=start, end=end)
+
+    def close(self) -> None:
+        """Close the connection or the embedded engine; a second call does nothing."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<fletching.Cache of {self._transport.address}>"
+
+    def _object(self, action: Action, **body: Any) -> dict[str, Any]:
+        answer = self._transport.act(action, _given(body))
+        if not isinstance(answer, dict):
+            raise TypeError(f"{action} answered with a table")
+        return answer
+
+    def _frame(self, action: Action, **body: Any) -> pl.DataFrame:
+        return pl.DataFrame(to_output(self._transport.act(action, _given(body)), "polars"))  # type: ignore[arg-type]
+
+
+def _read_request(
+    dataset: str, symbols: Symbols, start: Moment, end: Moment, columns: Sequence[str] | str | None, **options: Any
+) -> ReadRequest:
+    return ReadRequest(dataset, symbols, start, end, columns, **options)  # type: ignore[arg-type]  # checked there
+
+
+def _given(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _listed(names: Symbols) -> Sequence[str] | None:
+    return [names] if isinstance(names, str) else names if names is None else list(names)
+
+
+def _closing(answer: Answer) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from answer
+    finally:
+        answer.close()

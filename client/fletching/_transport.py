@@ -1,0 +1,58 @@
+"""What a plane must do for the client: five calls. The planes differ in how bytes move, never in what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import pyarrow as pa
+from fletching_schemas import Action, ReadInfo, ReadRequest, WriteRequest, WriteResult
+
+
+class Answer(Protocol):
+    """A schema, then batches, then the info. Iterate once, or close."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of every batch, known before any of them."""
+        ...
+
+    @property
+    def info(self) -> ReadInfo:
+        """What the read did; complete once the batches have ended."""
+        ...
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]: ...
+
+    def close(self) -> None:
+        """Stop early, and let go of what is held for the answer."""
+        ...
+
+
+class Transport(Protocol):
+    """One plane."""
+
+    @property
+    def address(self) -> str:
+        """Where the engine is, as shown to people."""
+        ...
+
+    def read(self, request: ReadRequest) -> Answer:
+        """Return the answer to *request*; its rows move as it is iterated."""
+        ...
+
+    def write(self, request: WriteRequest, rows: pa.Table) -> WriteResult:
+        """Return once *rows* are durable."""
+        ...
+
+    def schema(self, dataset: str) -> pa.Schema:
+        """Return the schema of *dataset*."""
+        ...
+
+    def act(self, action: Action, body: Mapping[str, Any]) -> dict[str, Any] | pa.Table:
+        """Return what *action* answers: a table, or a JSON object."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the engine or the connection."""
+        ...

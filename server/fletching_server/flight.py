@@ -1,0 +1,269 @@
+"""The Flight edge: decode, call the engine, encode, translate. No logic lives here.
+
+Nothing but ``Flight*Error`` leaves a handler: pyarrow sends the whole traceback of any other exception to the client.
+What a call holds (leases, files) hangs on the call itself, whose end pyarrow reports exactly once, however it ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Final, ParamSpec, TypeVar
+
+import pyarrow as pa
+import pyarrow.flight as fl
+import structlog
+from fletching_schemas import ACTION_HELP, Action, ReadRequest, WriteRequest
+from fletching_schemas import errors as e
+from fletching_schemas.datasets import decode_json
+from fletching_schemas.requests import MAX_REQUEST_BYTES
+
+from fletching_server.engine import Engine
+from fletching_server.reads import Answer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = structlog.get_logger(__name__)
+
+# What a status says to a client that does not know our codes; every other error travels as UNKNOWN with its code.
+_STATUS: Final[dict[type[e.Error], type[fl.FlightError]]] = {
+    e.SourceUnavailable: fl.FlightUnavailableError,
+    e.ServerClosing: fl.FlightUnavailableError,
+    e.Overloaded: fl.FlightUnavailableError,
+    e.SourceTimeout: fl.FlightTimedOutError,
+    e.InternalError: fl.FlightInternalError,
+    e.CorruptFile: fl.FlightInternalError,
+}
+_MOST_TOLD: Final = 1500  # errors travel in HTTP/2 headers, which gRPC refuses beyond 8 KB
+
+
+def to_flight_error(error: BaseException) -> fl.FlightError:
+    """Return what travels for *error*: message, status and code; what is not ours becomes an ``InternalError``."""
+    if isinstance(error, fl.FlightError):
+        return error
+    if not isinstance(error, e.Error):
+        log.error("a bug answered a request", exc_info=error)
+        error = e.InternalError("the server failed on this request; its log has the details")
+    message = error.message if len(error.message) <= _MOST_TOLD else error.message[:_MOST_TOLD] + " ..."
+    extra = json.dumps({"code": error.code, "message": message}).encode()
+    return _STATUS.get(type(error), fl.FlightServerError)(message, extra)
+
+
+def _translated(handler: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(handler)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return handler(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001  # nothing may leave untranslated
+            raise to_flight_error(error) from None
+
+    return wrapped
+
+
+class _Call(fl.ServerMiddleware):
+    """One call under way, and what it holds."""
+
+    def __init__(self, edge: FlightEdge) -> None:
+        self.holds = ExitStack()
+        self._edge = edge
+        edge.calls.enter()
+
+    def call_completed(self, exception: object) -> None:
+        """Let go of everything; pyarrow calls this exactly once, also after a cancellation."""
+        del exception
+        try:
+            self.holds.close()
+        except Exception:
+            log.exception("ending a call failed")
+        finally:
+            self._edge.calls.leave()
+
+
+class _Calls(fl.ServerMiddlewareFactory):
+    """Counts the calls under way, so that a drain can wait for them."""
+
+    def __init__(self, edge: FlightEdge) -> None:
+        self._edge = edge
+        self._changed = threading.Condition()
+        self._active = 0
+
+    def start_call(self, info: object, headers: object) -> _Call:
+        """Return the record of a new call."""
+        del info, headers
+        return _Call(self._edge)
+
+    def enter(self) -> None:
+        with self._changed:
+            self._active += 1
+
+    def leave(self) -> None:
+        with self._changed:
+            self._active -= 1
+            self._changed.notify_all()
+
+    @property
+    def active(self) -> int:
+        """How many calls are under way."""
+        return self._active
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Return whether all calls ended within *seconds*."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._active == 0, seconds)
+
+
+class FlightEdge(fl.FlightServerBase):
+    """An Arrow Flight server over *engine*; it serves as soon as it is constructed."""
+
+    def __init__(self, engine: Engine, location: str) -> None:
+        self._engine = engine
+        self.draining = False
+        self.calls = _Calls(self)
+        super().__init__(location, middleware={"call": self.calls})
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise e.ServerClosing("the server is closing and takes no new requests; connect again in a moment")
+
+    @_translated
+    def list_flights(self, context: fl.ServerCallContext, criteria: bytes) -> Iterator[fl.FlightInfo]:
+        """Return one description per dataset; *criteria* is not used."""
+        del context, criteria
+        self._check_open()
+        names = self._engine.act(Action.DATASETS, {}).column("name").to_pylist()
+        return iter([self._info(ReadRequest(name)) for name in names])
+
+    @_translated
+    def get_flight_info(self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor) -> fl.FlightInfo:
+        """Return schema, rows where they are known, and the ticket that reads them."""
+        del context
+        self._check_open()
+        return self._info(_read_request(descriptor))
+
+    def _info(self, request: ReadRequest) -> fl.FlightInfo:
+        schema, rows = self._engine.describe(request)
+        descriptor = fl.FlightDescriptor.for_path(request.dataset)
+        # No location: the ticket is for the server that was asked.
+        return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(request.to_bytes(), [])], rows, -1)
+
+    @_translated
+    def get_schema(self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor) -> fl.SchemaResult:
+        """Return the schema of the answer that *descriptor* asks for."""
+        del context
+        self._check_open()
+        request = _read_request(descriptor)
+        return fl.SchemaResult(self._engine.schema(request.dataset).project(request.columns))
+
+    @_translated
+    def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
+        """Return the rows; the ticket is a ``ReadRequest``, so one round trip is enough."""
+        self._check_open()
+        request = ReadRequest.from_bytes(ticket.ticket)
+        answer = self._engine.read(request, "flight")
+        context.get_middleware("call").holds.callback(answer.close)
+        return fl.GeneratorStream(answer.schema, _stream(answer, with_info=request.info))
+
+    @_translated
+    def do_put(
+        self,
+        context: fl.ServerCallContext,
+        descriptor: fl.FlightDescriptor,
+        reader: fl.MetadataRecordBatchReader,
+        writer: fl.FlightMetadataWriter,
+    ) -> None:
+        """Store the rows, then acknowledge with a ``WriteResult``."""
+        del context
+        self._check_open()
+        request = _write_request(descriptor)
+        result = self._engine.write(request, self._received(reader))
+        writer.write(pa.py_buffer(result.to_bytes()))
+
+    def _received(self, reader: fl.MetadataRecordBatchReader) -> pa.Table:
+        limit = int(self._engine.settings.max_write_bytes)
+        batches, size = [], 0
+        try:
+            for chunk in reader:
+                batches.append(chunk.data)
+                size += chunk.data.nbytes
+                if size > limit:
+                    raise e.InvalidRequest(f"a write of more than {limit:,} bytes (max_write_bytes): write in parts")
+            return pa.Table.from_batches(batches, schema=reader.schema)
+        except pa.ArrowException as error:
+            raise e.InvalidRequest(f"the rows cannot be read: {str(error).splitlines()[0]}") from error
+
+    @_translated
+    def do_exchange(self, *args: object) -> None:
+        """Refuse: subscriptions are not built yet."""
+        del args
+        raise e.NotBuilt("DoExchange is not built yet; use DoGet and DoPut")
+
+    @_translated
+    def list_actions(self, context: fl.ServerCallContext) -> list[fl.ActionType]:
+        """Return every action with what it does."""
+        del context
+        return [fl.ActionType(action.value, ACTION_HELP[action]) for action in Action]
+
+    @_translated
+    def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[fl.Result]:
+        """Return the answer of one action: a JSON object, or an Arrow IPC stream for tables."""
+        del context
+        self._check_open()
+        if action.type not in set(Action):
+            raise e.InvalidRequest(f"there is no action {action.type!r:.60}; there are {', '.join(Action)}")
+        raw = action.body.to_pybytes()
+        body = decode_json(raw, MAX_REQUEST_BYTES, "an action's body") if raw else {}
+        answer = self._engine.act(Action(action.type), body)
+        return iter([fl.Result(_encoded(answer))])
+
+
+def _read_request(descriptor: fl.FlightDescriptor) -> ReadRequest:
+    if descriptor.descriptor_type == fl.DescriptorType.CMD:
+        return ReadRequest.from_bytes(descriptor.command)
+    return ReadRequest(_only_part(descriptor))
+
+
+def _write_request(descriptor: fl.FlightDescriptor) -> WriteRequest:
+    if descriptor.descriptor_type == fl.DescriptorType.CMD:
+        return WriteRequest.from_bytes(descriptor.command)
+    return WriteRequest(_only_part(descriptor))
+
+
+def _only_part(descriptor: fl.FlightDescriptor) -> str:
+    parts = [part.decode(errors="replace") for part in descriptor.path or ()]
+    if len(parts) != 1:
+        raise e.InvalidRequest(f"the path {parts!r:.90} has {len(parts)} parts; it is one dataset's name")
+    return parts[0]
+
+
+def _stream(answer: Answer, *, with_info: bool) -> Iterator[Any]:
+    """Yield the batches; the last one carries the info, so one batch is held back where it is asked for."""
+    try:
+        if not with_info:
+            yield from answer
+            return
+        last: pa.RecordBatch | None = None
+        for batch in answer:
+            if last is not None:
+                yield last
+            last = batch
+        empty = pa.RecordBatch.from_pylist([], schema=answer.schema)
+        yield empty if last is None else last, pa.py_buffer(answer.info.to_bytes())
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001  # as in the handlers, whose wrapper ended when the stream began
+        raise to_flight_error(error) from None
+    finally:
+        answer.close()
+
+
+def _encoded(answer: dict[str, Any] | pa.Table) -> pa.Buffer:
+    if isinstance(answer, dict):
+        return pa.py_buffer(json.dumps(answer).encode())
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, answer.schema) as writer:
+        writer.write_table(answer)
+    return sink.getvalue()
