@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 import pyarrow as pa
-from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
-from fletching_schemas.errors import NotBuilt
 
 from fletching._frames import Output, check_output, to_output, to_table
+from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
+from fletching_schemas.errors import NotBuilt
 
 if TYPE_CHECKING:
     from fletching._transport import Answer, Transport
@@ -63,8 +63,18 @@ class Cache:
         """
         check_output(output)
         request = _read_request(
-            dataset, symbols, start, end, columns, adjust=adjust, adjust_ref=adjust_ref, as_of=as_of, max_age=max_age,
-            profile=profile, on_miss=on_miss, info=info,
+            dataset,
+            symbols,
+            start,
+            end,
+            columns,
+            adjust=adjust,
+            adjust_ref=adjust_ref,
+            as_of=as_of,
+            max_age=max_age,
+            profile=profile,
+            on_miss=on_miss,
+            info=info,
         )
         answer = self._transport.read(request)
         table = pa.Table.from_batches(list(answer), schema=answer.schema)
@@ -88,8 +98,18 @@ class Cache:
     ) -> pa.RecordBatchReader:
         """Return the same rows as ``read``, batch by batch (1-4 MB); close the reader where it is not read to its end."""
         request = _read_request(
-            dataset, symbols, start, end, columns, adjust=adjust, adjust_ref=adjust_ref, as_of=as_of, max_age=max_age,
-            profile=profile, on_miss=on_miss, info=False,
+            dataset,
+            symbols,
+            start,
+            end,
+            columns,
+            adjust=adjust,
+            adjust_ref=adjust_ref,
+            as_of=as_of,
+            max_age=max_age,
+            profile=profile,
+            on_miss=on_miss,
+            info=False,
         )
         answer = self._transport.read(request)
         return pa.RecordBatchReader.from_batches(answer.schema, _closing(answer))
@@ -177,9 +197,7 @@ class Cache:
         """Drop a dataset (None: all) from memory; what is on disk stays. Returns the bytes that left."""
         return self._object(Action.EVICT, dataset=dataset)
 
-    def invalidate(
-        self, dataset: str, symbols: Symbols = None, start: Moment = None, end: Moment = None
-    ) -> dict[str, Any]:
+    def invalidate(self, dataset: str, symbols: Symbols = None, start: Moment = None, end: Moment = None) -> dict[str, Any]:
         """Forget that these cells are held, so that the next read fetches them again."""
         return self._object(Action.INVALIDATE, dataset=dataset, symbols=_listed(symbols), start=start, end=end)
 

@@ -10,9 +10,9 @@ from fletching._cache import Cache
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
 
     from fletching._transport import Answer
+    from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
 
 
 def open(  # noqa: A001  # on purpose, as gzip.open

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.flight as fl
+
+from fletching._cache import Cache
 from fletching_schemas import TABLE_ACTIONS, Action, ReadInfo, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.errors import Error, InvalidRequest, ServerUnreachable, SourceTimeout, error_from_code
 from fletching_schemas.requests import action_body
-
-from fletching._cache import Cache
 
 DEFAULT_URL: Final = "grpc://127.0.0.1:8815"
 _WRITE_BATCH_ROWS: Final = 65_536

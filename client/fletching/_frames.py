@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 import polars as pl
 import pyarrow as pa
+
 from fletching_schemas.errors import InvalidRequest
 
 Output = Literal["polars", "arrow", "pandas"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import pyarrow as pa
+
 from fletching_schemas import Action, ReadInfo, ReadRequest, WriteRequest, WriteResult
 
 

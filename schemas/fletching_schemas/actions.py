@@ -23,14 +23,12 @@ class Action(StrEnum):
 
 ACTION_HELP: Final[dict[Action, str]] = {
     Action.DATASETS: "Table of datasets: name, kind, calendar, period, rows, bytes, symbols, first and last session.",
-    Action.COVERAGE: "Table of what is held: symbol, first, last, state, reason, fetched_at. "
-    "Body: dataset, symbols, start, end.",
+    Action.COVERAGE: "Table of what is held: symbol, first, last, state, reason, fetched_at. Body: dataset, symbols, start, end.",
     Action.EXPLAIN: "What a read would do, without doing it: files, tiers, gaps, calls. Body: the read request.",
     Action.STATS: "Counters of reads, tiers, upstream calls and memory since the start.",
     Action.HEALTH: "Whether the server takes requests, its version, uptime, store and sources.",
     Action.EVICT: "Drops a dataset (or all) from memory; nothing is lost. Body: dataset.",
-    Action.INVALIDATE: "Forgets that cells are held, so that the next read fetches them. "
-    "Body: dataset, symbols, start, end.",
+    Action.INVALIDATE: "Forgets that cells are held, so that the next read fetches them. Body: dataset, symbols, start, end.",
     Action.DELETE: "Deletes a user table, or what is held of a sourced dataset. Body: dataset.",
     Action.COMPACT: "Folds the journal into partitions now. Body: dataset.",
     Action.VERIFY: "Checks every file, checksum and coverage fact of the store, and lists what is wrong.",

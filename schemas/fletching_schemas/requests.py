@@ -113,8 +113,7 @@ class _Wire:
         version = document.pop("version", None)
         if version != REQUEST_VERSION:
             raise InvalidRequest(
-                f"request version {version!r:.40}; this server speaks version {REQUEST_VERSION}: "
-                "use a client of the same release"
+                f"request version {version!r:.40}; this server speaks version {REQUEST_VERSION}: use a client of the same release"
             )
         if (kind := document.pop("kind", None)) != cls.kind:
             raise InvalidRequest(f"a request of kind {kind!r:.40} arrived where {cls.kind!r} is read")

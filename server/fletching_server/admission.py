@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from fletching_schemas import Dataset, FetchRequest
 from fletching_schemas.errors import BadSourceData, Error
-
 from fletching_server.calendars import day_number, from_day_number
 from fletching_server.image import Image, build_image, session_days
 

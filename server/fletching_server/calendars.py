@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 
 import exchange_calendars
 import numpy as np
-from fletching_schemas.errors import InvalidRequest
 
+from fletching_schemas.errors import InvalidRequest
 from fletching_server.clock import Clock
 
 Days = np.ndarray[tuple[int], np.dtype[np.int64]]

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
-from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
 
+from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
 from fletching_server import tables as t
 from fletching_server.snapshot import DatasetState
 
 FORMAT_VERSION: Final = 1
+
 
 class Change(Protocol):
     """One step of a commit: what it does to the database, and to the picture in memory."""

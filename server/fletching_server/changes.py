@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
-from fletching_schemas import Dataset
 
+from fletching_schemas import Dataset
 from fletching_server import tables as t
 from fletching_server.snapshot import DatasetState, Fact, StoredFile
 from fletching_server.spans import Adjacent, Days, Span, Spans, overlay, without
@@ -63,9 +63,7 @@ class Define:
         """Replace the definition."""
         connection.execute(t.datasets.delete().where(t.datasets.c.name == self.dataset))
         connection.execute(
-            t.datasets.insert().values(
-                name=self.dataset, source=self.source, definition=self.definition.to_json(), seq=seq
-            )
+            t.datasets.insert().values(name=self.dataset, source=self.source, definition=self.definition.to_json(), seq=seq)
         )
 
     def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
@@ -159,9 +157,7 @@ def _delete_files(connection: sa.Connection, removed: Sequence[StoredFile]) -> N
             raise LookupError(f"{file.path} is no longer part of {file.dataset}")
 
 
-def _join_coverage(
-    connection: sa.Connection, dataset: str, symbols: Sequence[str], through: int, adjacent: Adjacent
-) -> None:
+def _join_coverage(connection: sa.Connection, dataset: str, symbols: Sequence[str], through: int, adjacent: Adjacent) -> None:
     c = t.coverage.c
     chosen = sa.and_(c.dataset == dataset, c.symbol.in_(symbols), c.seq <= through)
     spans: dict[str, Spans] = {}

@@ -8,8 +8,8 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from fletching_schemas import Dataset
 
+from fletching_schemas import Dataset
 from fletching_server import parquet
 from fletching_server.calendars import from_day_number
 from fletching_server.image import Image, Window, build_image
@@ -48,18 +48,14 @@ class ColdTier:
         """Return all rows of *file*; ``DamagedFile`` where its bytes are not those that were written."""
         return build_image(dataset, self._query(dataset, file, dataset.schema.names, "", []))
 
-    def select(
-        self, dataset: Dataset, file: StoredFile, symbols: Sequence[str], window: Window, columns: Sequence[str]
-    ) -> Image:
+    def select(self, dataset: Dataset, file: StoredFile, symbols: Sequence[str], window: Window, columns: Sequence[str]) -> Image:
         """Return the rows of *symbols* in *window*, with *columns* and the columns that place a row."""
         needed = list(dict.fromkeys([*dataset.keys, dataset.session, *columns]))
         where, values = _condition(dataset, symbols, window)
         order = ", ".join(_quoted(key) for key in dataset.sort_keys)
         return build_image(dataset, self._query(dataset, file, needed, f"WHERE {where} ORDER BY {order}", values))
 
-    def _query(
-        self, dataset: Dataset, file: StoredFile, columns: Sequence[str], clause: str, values: list[Any]
-    ) -> pa.Table:
+    def _query(self, dataset: Dataset, file: StoredFile, columns: Sequence[str], clause: str, values: list[Any]) -> pa.Table:
         path = self._store.path(file)
         cursor = self._connection.cursor()
         try:

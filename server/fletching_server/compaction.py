@@ -16,8 +16,8 @@ import polars as pl
 import pyarrow as pa
 import structlog
 import xxhash
-from fletching_schemas import Dataset
 
+from fletching_schemas import Dataset
 from fletching_server.calendars import Calendars, from_day_number
 from fletching_server.changes import Swap
 from fletching_server.cold import ColdTier
@@ -40,9 +40,7 @@ _Target = tuple[str, int]  # period and bucket
 class Compaction:
     """Folds on demand."""
 
-    def __init__(
-        self, store: Store, hot: HotTier, cold: ColdTier, repairs: Repairs, calendars: Calendars, stats: Stats
-    ) -> None:
+    def __init__(self, store: Store, hot: HotTier, cold: ColdTier, repairs: Repairs, calendars: Calendars, stats: Stats) -> None:
         self._store, self._hot, self._cold = store, hot, cold
         self._repairs, self._calendars, self._stats = repairs, calendars, stats
         self._one_at_a_time = threading.Lock()
@@ -171,9 +169,7 @@ class Compactor:
         waiting: set[str] = set()
         while True:
             with self._woken:
-                quiet = not self._woken.wait_for(
-                    lambda: self._closing or self._commits, self._idle_seconds if waiting else None
-                )
+                quiet = not self._woken.wait_for(lambda: self._closing or self._commits, self._idle_seconds if waiting else None)
                 if self._closing:
                     return
                 waiting |= self._commits

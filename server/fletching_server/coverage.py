@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import numpy as np
-from fletching_schemas import Dataset, FetchRequest
 
+from fletching_schemas import Dataset, FetchRequest
 from fletching_server.calendars import Calendar, day_number
 from fletching_server.image import Image
 from fletching_server.snapshot import Fact
@@ -33,9 +33,7 @@ def facts_of_fill(
     )
 
 
-def _spans(
-    dataset: Dataset, image: Image, symbol: str, sessions: np.ndarray, settled: int, fetched_at: float
-) -> Iterator[Span]:
+def _spans(dataset: Dataset, image: Image, symbol: str, sessions: np.ndarray, settled: int, fetched_at: float) -> Iterator[Span]:
     if not len(sessions):
         return
     start, stop = image.runs.get(symbol, (0, 0))

@@ -15,9 +15,9 @@ from typing import Final, TypeVar
 
 import pyarrow as pa
 import structlog
+
 from fletching_schemas import Dataset, FetchRequest
 from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, SourceTimeout, SourceUnavailable
-
 from fletching_server.clock import Clock
 from fletching_server.sources import Source, SymbolLister
 

@@ -16,6 +16,7 @@ from typing import Final
 
 import pyarrow as pa
 import xxhash
+
 from fletching_schemas.errors import StoreUnwritable
 
 TEMPORARY: Final = ".tmp"
@@ -37,7 +38,9 @@ def _explained(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreUnwritable(f"cannot {doing} {path}: {error.strerror or error}; check its permissions and the free room") from error
+        raise StoreUnwritable(
+            f"cannot {doing} {path}: {error.strerror or error}; check its permissions and the free room"
+        ) from error
 
 
 def make_folder(path: Path) -> None:

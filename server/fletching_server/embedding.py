@@ -13,9 +13,7 @@ from fletching_server.sources import Source
 from fletching_server.sources.registry import make_source
 
 
-def open_engine(
-    store: str | Path, sources: Sequence[Source | str] = (), clock: Clock | None = None, **settings: Any
-) -> Engine:
+def open_engine(store: str | Path, sources: Sequence[Source | str] = (), clock: Clock | None = None, **settings: Any) -> Engine:
     """Return an engine over the folder *store* in this process; *settings* are those of ``Settings``."""
     made = [make_source(source) if isinstance(source, str) else source for source in sources]
     return Engine(load_settings(store=Path(store), **settings), made, clock)

@@ -9,9 +9,9 @@ from typing import Any, Final, Self
 
 import pyarrow as pa
 import structlog
+
 from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.errors import InvalidRequest, StoreError
-
 from fletching_server.calendars import Calendars
 from fletching_server.changes import Define, Delete, Forget
 from fletching_server.clock import Clock, SystemClock

@@ -16,9 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import structlog
+
 from fletching_schemas import Dataset, FetchRequest
 from fletching_schemas.errors import Error, InternalError, ServerClosing
-
 from fletching_server.admission import admit_fetched
 from fletching_server.calendars import Calendars, day_number
 from fletching_server.changes import Fill
@@ -49,7 +49,12 @@ class Fills:
         self, store: Store, hot: HotTier, desk: Desk, calendars: Calendars, clock: Clock, stats: Stats, concurrency: int
     ) -> None:
         self._store, self._hot, self._desk, self._calendars, self._clock, self._stats = (
-            store, hot, desk, calendars, clock, stats,
+            store,
+            hot,
+            desk,
+            calendars,
+            clock,
+            stats,
         )
         self._lock = threading.Lock()
         self._board: dict[tuple[str, str], list[_Flight]] = defaultdict(list)
@@ -178,4 +183,3 @@ def _overlap(one: Days, other: Days) -> bool:
 
 def _days(request: FetchRequest) -> Days:
     return Days(day_number(request.start), day_number(request.end))
-

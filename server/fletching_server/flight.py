@@ -16,11 +16,11 @@ from typing import Any, Final, ParamSpec, TypeVar
 import pyarrow as pa
 import pyarrow.flight as fl
 import structlog
+
 from fletching_schemas import ACTION_HELP, Action, ReadRequest, WriteRequest
 from fletching_schemas import errors as e
 from fletching_schemas.datasets import decode_json
 from fletching_schemas.requests import MAX_REQUEST_BYTES
-
 from fletching_server.engine import Engine
 from fletching_server.reads import Answer
 

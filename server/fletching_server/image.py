@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 import pyarrow as pa
+
 from fletching_schemas import Dataset
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]] | np.ndarray[tuple[int], np.dtype[np.int32]]

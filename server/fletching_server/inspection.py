@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
+
 from fletching_schemas import ReadRequest
 from fletching_schemas.datasets import TIMESTAMP
-
 from fletching_server.calendars import Calendars, from_day_number
 from fletching_server.clock import Clock
 from fletching_server.desk import Desk
@@ -25,16 +24,31 @@ from fletching_server.store import Store
 
 _DATASETS = pa.schema(
     [
-        ("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("calendar", pa.string()),
-        ("period", pa.string()), ("keys", pa.string()), ("symbols", pa.int64()), ("rows", pa.int64()),
-        ("disk_bytes", pa.int64()), ("hot_bytes", pa.int64()), ("files", pa.int64()), ("first", pa.date32()),
-        ("last", pa.date32()), ("description", pa.string()),
+        ("name", pa.string()),
+        ("kind", pa.string()),
+        ("source", pa.string()),
+        ("calendar", pa.string()),
+        ("period", pa.string()),
+        ("keys", pa.string()),
+        ("symbols", pa.int64()),
+        ("rows", pa.int64()),
+        ("disk_bytes", pa.int64()),
+        ("hot_bytes", pa.int64()),
+        ("files", pa.int64()),
+        ("first", pa.date32()),
+        ("last", pa.date32()),
+        ("description", pa.string()),
     ]
 )
 _COVERAGE = pa.schema(
     [
-        ("symbol", pa.string()), ("first", pa.date32()), ("last", pa.date32()), ("sessions", pa.int64()),
-        ("state", pa.string()), ("reason", pa.string()), ("fetched_at", TIMESTAMP),
+        ("symbol", pa.string()),
+        ("first", pa.date32()),
+        ("last", pa.date32()),
+        ("sessions", pa.int64()),
+        ("state", pa.string()),
+        ("reason", pa.string()),
+        ("fetched_at", TIMESTAMP),
     ]
 )
 
@@ -146,5 +160,3 @@ class Inspection:
             "sources": self._desk.names(),
             "datasets": [state.dataset.name for state in self._store.catalogue.states()],
         }
-
-

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+
 from fletching_schemas import Dataset
 
 ROW_GROUP_ROWS: Final = 65_536  # small enough that one symbol's rows prune most of a partition

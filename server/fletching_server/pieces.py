@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import polars as pl
 import pyarrow as pa
-from fletching_schemas import Dataset, ReadInfo, Tier
 
+from fletching_schemas import Dataset, ReadInfo, Tier
 from fletching_server.image import Image, Window, build_image
 from fletching_server.spans import Days
 
@@ -105,9 +105,7 @@ def merge_tables(dataset: Dataset, tables: Sequence[pa.Table]) -> pa.Table:
     return frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(schema)
 
 
-def counted(
-    found: Iterable[Piece], info: ReadInfo, filled: Mapping[str, Sequence[Days]]
-) -> Iterator[Piece]:
+def counted(found: Iterable[Piece], info: ReadInfo, filled: Mapping[str, Sequence[Days]]) -> Iterator[Piece]:
     """Yield *found* unchanged, telling *info* how many rows came from which tier; *filled* cells came from the source."""
     for piece in found:
         rows = piece.stop - piece.start

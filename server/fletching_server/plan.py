@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
+
 from fletching_schemas import Dataset, FetchRequest, Gap, ReadRequest, normalise_symbol
 from fletching_schemas.errors import OutOfCalendar, UnknownSymbol
-
 from fletching_server.calendars import Calendar, day_number, from_day_number
 from fletching_server.image import Window
 from fletching_server.snapshot import DatasetState, StoredFile
@@ -153,9 +153,7 @@ def earliest_day(dataset: Dataset, calendar: Calendar) -> int:
     return max(first, day_number(dataset.first_session)) if dataset.first_session else first
 
 
-def _bound(
-    moment: date | datetime | None, dataset: Dataset, calendar: Calendar, default: int
-) -> tuple[int, int | None]:
+def _bound(moment: date | datetime | None, dataset: Dataset, calendar: Calendar, default: int) -> tuple[int, int | None]:
     """Return the day of one end of the range, and the instant where it names one within the day."""
     if moment is None:
         return default, None
@@ -183,9 +181,7 @@ def _check_range(request: ReadRequest, dataset: Dataset, world: World) -> None:
 # Cells
 
 
-def _gaps(
-    request: ReadRequest, state: DatasetState, world: World, symbols: Iterable[str], window: Window, oldest: float
-) -> Gaps:
+def _gaps(request: ReadRequest, state: DatasetState, world: World, symbols: Iterable[str], window: Window, oldest: float) -> Gaps:
     wanted = Days(window.first_day, window.last_day)
     if wanted.last < wanted.first:
         return {}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from typing import Final
 
 import pyarrow as pa
+
 from fletching_schemas import Gap, ReadInfo, ReadRequest, Tier
 from fletching_schemas.errors import CorruptFile, NotCached, SourceUnavailable, UnknownSymbol
-
 from fletching_server.batches import cut, rows_per_batch
 from fletching_server.calendars import Calendars, from_day_number
 from fletching_server.clock import Clock

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import structlog
-from fletching_schemas.errors import CorruptFile
 
+from fletching_schemas.errors import CorruptFile
 from fletching_server.calendars import Calendars
 from fletching_server.changes import Forget
 from fletching_server.hot import HotTier

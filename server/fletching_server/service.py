@@ -13,8 +13,8 @@ from typing import Final, Self
 from urllib.parse import urlsplit
 
 import structlog
-from fletching_schemas.errors import Error, InvalidRequest, ListenFailed
 
+from fletching_schemas.errors import Error, InvalidRequest, ListenFailed
 from fletching_server import disk
 from fletching_server.engine import Engine
 from fletching_server.flight import FlightEdge

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from fletching_schemas.errors import InvalidRequest
 from pydantic import ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from fletching_schemas.errors import InvalidRequest
 
 
 class Settings(BaseSettings):
@@ -53,7 +54,9 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     if config is not None and not config.is_file():
         raise InvalidRequest(f"there is no settings file {config}")
     chosen = {name: value for name, value in given.items() if value is not None}
-    kind = type("FileSettings", (Settings,), {"model_config": SettingsConfigDict(**{**Settings.model_config, "toml_file": config})})
+    kind = type(
+        "FileSettings", (Settings,), {"model_config": SettingsConfigDict(**{**Settings.model_config, "toml_file": config})}
+    )
     try:
         settings: Settings = kind(**chosen)
     except ValidationError as error:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fletching_schemas import Dataset
-
 from fletching_server.spans import Span, Spans
 
 FileKind = Literal["segment", "partition"]

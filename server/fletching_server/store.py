@@ -1,10 +1,10 @@
 """The folder that holds everything: one process at a time, files that appear whole and leave after their last reader.
 
-    <store>/LOCK               who has the store open
-    <store>/catalogue.sqlite   which files make up which dataset, and what is known
-    <store>/journal/           segments: what fills and writes added
-    <store>/data/<dataset>/    partitions: what compaction made of them
-    <store>/set-aside/         files whose checksum failed, for somebody to look at
+<store>/LOCK               who has the store open
+<store>/catalogue.sqlite   which files make up which dataset, and what is known
+<store>/journal/           segments: what fills and writes added
+<store>/data/<dataset>/    partitions: what compaction made of them
+<store>/set-aside/         files whose checksum failed, for somebody to look at
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
 from fletching_schemas import Dataset
 from fletching_schemas.errors import StoreError, StoreInUse, UnknownDataset
-
 from fletching_server import disk, parquet
 from fletching_server.catalogue import Catalogue, Change
 from fletching_server.image import Image
@@ -119,8 +119,13 @@ class Store:
         file_id = uuid.uuid4().hex
         first, last = image.days
         facts = {
-            "dataset": dataset.to_json(), "id": file_id, "kind": kind, "period": period, "bucket": bucket,
-            "first_day": first, "last_day": last,
+            "dataset": dataset.to_json(),
+            "id": file_id,
+            "kind": kind,
+            "period": period,
+            "bucket": bucket,
+            "first_day": first,
+            "last_day": last,
         }
         data = parquet.encode(dataset, image.table, facts)
         folder = "journal" if kind == "segment" else f"data/{dataset.name}/{period}"
@@ -128,8 +133,19 @@ class Store:
         disk.publish(self.root / relative, data, sync=sync)
         self._trusted.add(file_id)
         return StoredFile(
-            file_id, dataset.name, kind, period, bucket, relative, disk.digest(data), data.size, image.nbytes,
-            image.table.num_rows, first, last, tuple(sorted(image.symbols)),
+            file_id,
+            dataset.name,
+            kind,
+            period,
+            bucket,
+            relative,
+            disk.digest(data),
+            data.size,
+            image.nbytes,
+            image.table.num_rows,
+            first,
+            last,
+            tuple(sorted(image.symbols)),
         )
 
     def commit(self, change: Change, retired: Iterable[StoredFile] = ()) -> int:

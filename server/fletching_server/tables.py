@@ -7,8 +7,8 @@ from collections import defaultdict
 from sys import intern
 
 import sqlalchemy as sa
-from fletching_schemas import Dataset
 
+from fletching_schemas import Dataset
 from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.spans import Span, overlay
 

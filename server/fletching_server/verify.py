@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fletching_schemas.errors import StoreError
 from fletching_server.admission import check_unique
 from fletching_server.calendars import Calendars, from_day_number
 from fletching_server.cold import ColdTier
@@ -15,8 +16,6 @@ from fletching_server.image import Image
 from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.spans import FINAL
 from fletching_server.store import DamagedFile, Store
-
-from fletching_schemas.errors import StoreError
 
 
 def problems_of(store: Store, cold: ColdTier, calendars: Calendars) -> list[str]:
@@ -74,9 +73,7 @@ def _overlapping_facts(state: DatasetState) -> Iterator[str]:
                 yield f"{state.dataset.name}: two facts cover {symbol} on {from_day_number(other.first)}"
 
 
-def _unfounded_facts(
-    state: DatasetState, calendars: Calendars, sessions: dict[str, list[np.ndarray]]
-) -> Iterator[str]:
+def _unfounded_facts(state: DatasetState, calendars: Calendars, sessions: dict[str, list[np.ndarray]]) -> Iterator[str]:
     """Tell cells that are called final, with rows, but have none."""
     calendar = calendars.get(state.dataset.calendar)
     for symbol, spans in state.coverage.items():

@@ -7,10 +7,10 @@ from typing import Final
 
 import polars as pl
 import pyarrow as pa
+
 from fletching_schemas import Dataset, Period, WriteRequest, WriteResult, storage_schema
 from fletching_schemas.datasets import TIMESTAMP
 from fletching_schemas.errors import InvalidRequest, StoreError
-
 from fletching_server.admission import check_unique, conform, key_frame
 from fletching_server.calendars import Calendars
 from fletching_server.changes import Define, Swap
@@ -28,9 +28,7 @@ _TRIES: Final = 20  # a commit that lost a race against another one is prepared 
 class Writes:
     """The write path of one engine."""
 
-    def __init__(
-        self, store: Store, hot: HotTier, cold: ColdTier, desk: Desk, calendars: Calendars, stats: Stats
-    ) -> None:
+    def __init__(self, store: Store, hot: HotTier, cold: ColdTier, desk: Desk, calendars: Calendars, stats: Stats) -> None:
         self._store, self._hot, self._cold = store, hot, cold
         self._desk, self._calendars, self._stats = desk, calendars, stats
 
@@ -122,15 +120,21 @@ def new_dataset(request: WriteRequest, schema: pa.Schema) -> Dataset:
 
 
 def _time_among(keys: Sequence[str], schema: pa.Schema) -> str:
-    temporal = [name for name in keys if pa.types.is_date(schema.field(name).type) or pa.types.is_timestamp(schema.field(name).type)]
+    temporal = [
+        name for name in keys if pa.types.is_date(schema.field(name).type) or pa.types.is_timestamp(schema.field(name).type)
+    ]
     if len(temporal) != 1:
-        raise InvalidRequest(f"name the time column: time=...; among the keys {list(keys)} {temporal or 'none'} hold dates or instants")
+        raise InvalidRequest(
+            f"name the time column: time=...; among the keys {list(keys)} {temporal or 'none'} hold dates or instants"
+        )
     return temporal[0]
 
 
 def _matching(request: WriteRequest, dataset: Dataset) -> Dataset:
     if request.keys is not None and request.keys != dataset.keys:
-        raise InvalidRequest(f"{dataset.name} has keys {list(dataset.keys)}, this write names {list(request.keys)}; leave keys out")
+        raise InvalidRequest(
+            f"{dataset.name} has keys {list(dataset.keys)}, this write names {list(request.keys)}; leave keys out"
+        )
     if request.time is not None and request.time != dataset.time:
         raise InvalidRequest(f"{dataset.name} has time {dataset.time!r}, this write names {request.time!r}; leave time out")
     if request.partition is not None and request.partition != dataset.period:

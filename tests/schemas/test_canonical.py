@@ -82,9 +82,7 @@ def test_bars_and_only_bars_are_labelled_by_their_end(name: str) -> None:
         ("instruments", ("symbol", "valid_from"), "valid_from", "year"),
     ],
 )
-def test_keys_time_and_period_are_those_of_the_reference(
-    name: str, keys: tuple[str, ...], time: str, period: str
-) -> None:
+def test_keys_time_and_period_are_those_of_the_reference(name: str, keys: tuple[str, ...], time: str, period: str) -> None:
     dataset = canonical(name)
     assert (dataset.keys, dataset.time, dataset.period, dataset.notation) == (keys, time, period, "equity")
 

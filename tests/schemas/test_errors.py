@@ -51,9 +51,7 @@ def test_the_drawn_tree_is_the_tree() -> None:
 
 
 def test_the_drawn_builtins_are_the_inherited_ones() -> None:
-    inherited = {
-        kind.__name__: base.__name__ for kind in TREE for base in kind.__bases__[1:] if base.__module__ == "builtins"
-    }
+    inherited = {kind.__name__: base.__name__ for kind in TREE for base in kind.__bases__[1:] if base.__module__ == "builtins"}
     assert inherited == BUILTINS
 
 

@@ -17,12 +17,10 @@ from fletching_schemas.symbols import _CODES, _MARKS, _PRODUCTS, _normalise
 READING: tuple[Notation, ...] = ("equity", "index", "futures", "mixed")
 
 MARKED = {
-    "000001.SZ": "000001.SZ 000001.sz 000001.XSHE SZSE.000001 XSHE.000001 sz000001 SZ000001 SZ.000001 sz.000001 "
-    "0.000001",
+    "000001.SZ": "000001.SZ 000001.sz 000001.XSHE SZSE.000001 XSHE.000001 sz000001 SZ000001 SZ.000001 sz.000001 0.000001",
     "300750.SZ": "300750.XSHE sz300750 0.300750",
     "399001.SZ": "sz399001 0.399001 399001.XSHE",
-    "600519.SH": "600519.SH 600519.XSHG SHSE.600519 sh600519 SH600519 sh.600519 600519.SS 600519.ss 600519.SSE "
-    "1.600519",
+    "600519.SH": "600519.SH 600519.XSHG SHSE.600519 sh600519 SH600519 sh.600519 600519.SS 600519.ss 600519.SSE 1.600519",
     "000001.SH": "1.000001 sh000001 SH.000001 000001.XSHG 000001.SS",
     "000300.SH": "000300.SH sh000300 1.000300 SHSE.000300",
     "430047.BJ": "bj430047 BJ430047 BJ.430047 430047.BJ 430047.BJSE 0.430047",
@@ -142,12 +140,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("notation", READING)
-@pytest.mark.parametrize(
-    ("text", "symbol"), [(text, symbol) for symbol, texts in MARKED.items() for text in texts.split()]
-)
-def test_a_text_that_names_its_exchange_means_the_same_in_every_dataset(
-    text: str, symbol: str, notation: Notation
-) -> None:
+@pytest.mark.parametrize(("text", "symbol"), [(text, symbol) for symbol, texts in MARKED.items() for text in texts.split()])
+def test_a_text_that_names_its_exchange_means_the_same_in_every_dataset(text: str, symbol: str, notation: Notation) -> None:
     assert normalise_symbol(text, notation) == symbol
     assert normalise_symbol(f"  {text}\t", notation) == symbol
 
@@ -278,9 +272,7 @@ NEAR = st.none() | st.dates(date(1995, 1, 1), date(2060, 1, 1))
 
 
 @given(CANONICAL, st.sampled_from(READING), NEAR)
-def test_a_canonical_symbol_comes_back_as_it_is_in_every_dataset(
-    symbol: str, notation: Notation, near: date | None
-) -> None:
+def test_a_canonical_symbol_comes_back_as_it_is_in_every_dataset(symbol: str, notation: Notation, near: date | None) -> None:
     assert normalise_symbol(symbol, notation, near=near) == symbol
 
 

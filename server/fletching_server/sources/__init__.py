@@ -1,9 +1,9 @@
 """Where missing rows come from: the protocol, and the sources that ship.
 
-    protocol   what a source must do
-    admission  what the server makes of a source's answer before it is stored
-    sim        a deterministic market, no network         files   folders of CSV, zipped CSV or Parquet
-    akshare    the real library, in a worker process      registry  a source from its name
+protocol   what a source must do
+admission  what the server makes of a source's answer before it is stored
+sim        a deterministic market, no network         files   folders of CSV, zipped CSV or Parquet
+akshare    the real library, in a worker process      registry  a source from its name
 """
 
 from fletching_server.sources.protocol import Source, SymbolLister

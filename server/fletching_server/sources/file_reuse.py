@@ -72,9 +72,7 @@ class TickerReuse:
             raise SourceUnavailable(f"the folder {self._folder}, which tells reused tickers apart, is not there")
         return read_tenure(self._folder / f"{ticker.lower()}.csv", ticker)
 
-    def former(
-        self, tenure: Tenure, files: Sequence[FoundFile], read: Callable[[FoundFile], set[date]]
-    ) -> dict[str, Days]:
+    def former(self, tenure: Tenure, files: Sequence[FoundFile], read: Callable[[FoundFile], set[date]]) -> dict[str, Days]:
         """Return the stretches of a ticker's *files* that belong to former securities, by their ``-YYYYMM``.
 
         *read* gives the sessions in a file whose name does not say them.

@@ -95,8 +95,11 @@ def _read_csv(found: FoundFile, mapping: DatasetMapping) -> pl.DataFrame:
         names = listed or _header(content, mapping)
         # One thread: only then does an invalid row know its number.
         reading = pa_csv.ReadOptions(
-            column_names=listed, skip_rows=int(listed is not None and mapping.has_header), encoding=mapping.encoding,
-            use_threads=False, block_size=_BLOCK_BYTES,
+            column_names=listed,
+            skip_rows=int(listed is not None and mapping.has_header),
+            encoding=mapping.encoding,
+            use_threads=False,
+            block_size=_BLOCK_BYTES,
         )
         parsing = pa_csv.ParseOptions(delimiter=mapping.delimiter, invalid_row_handler=remember)
         table = pa_csv.read_csv(pa.BufferReader(content), reading, parsing, _as_text(names, mapping.nulls))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
+
 from fletching_schemas import Dataset, FetchRequest
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from fletching_schemas.errors import InvalidRequest
-
 from fletching_server.sources.protocol import Source
 
 ENTRY_POINTS: Final = "fletching.sources"

@@ -99,9 +99,7 @@ def source(shared_source: AkshareSource, internet: FakeInternet) -> AkshareSourc
 
 
 class TestRealLibrary:
-    def test_answer_has_the_schema_and_the_units_of_the_dataset(
-        self, source: AkshareSource, internet: FakeInternet
-    ) -> None:
+    def test_answer_has_the_schema_and_the_units_of_the_dataset(self, source: AkshareSource, internet: FakeInternet) -> None:
         internet.routes[KLINE] = week
         table = source.fetch(asked())
         assert table.schema.equals(SCHEMA, check_metadata=True)

@@ -126,9 +126,7 @@ def test_daily_bars_equal_their_files_and_no_row_is_lost(lean: FilesSource) -> N
         ("QQQ.US", 3_964, date(1999, 3, 10), date(2021, 3, 31)),  # its ticker was qqqq for six years: the same security
     ],
 )
-def test_a_reused_ticker_never_mixes_two_securities(
-    lean: FilesSource, symbol: str, count: int, first: date, last: date
-) -> None:
+def test_a_reused_ticker_never_mixes_two_securities(lean: FilesSource, symbol: str, count: int, first: date, last: date) -> None:
     days = fetched(lean, "us_bars_1d", [symbol], *EVER)["trading_date"].to_pylist()
     assert (len(days), days[0], days[-1]) == (count, first, last)
     assert fetched(lean, "us_bars_1d", [symbol], first, first).num_rows == 1

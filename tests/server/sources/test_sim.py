@@ -19,8 +19,7 @@ from fletching_server.sources.sim import SimSource
 
 FIRST, LAST = date(2016, 1, 1), date(2019, 12, 31)
 SIMS = {
-    mic: SimSource(symbols=60, calendar=mic, first=FIRST, last=LAST, prefix=f"{mic.lower()}_")
-    for mic in ("XSHG", "XHKG", "XNYS")
+    mic: SimSource(symbols=60, calendar=mic, first=FIRST, last=LAST, prefix=f"{mic.lower()}_") for mic in ("XSHG", "XHKG", "XNYS")
 }
 NAMES = ("bars_1d", "bars_1m", "trades", "quotes_l1", "adj_factors", "instruments")
 DAYS = st.dates(FIRST - timedelta(days=5), LAST + timedelta(days=5))
@@ -72,9 +71,7 @@ def test_symbols_are_written_as_the_exchange_writes_them() -> None:
 @every_market
 @settings(max_examples=25, deadline=None)
 @given(days=st.tuples(DAYS, DAYS, DAYS), chosen=st.sets(st.integers(0, 59), min_size=1, max_size=8), data=st.data())
-def test_no_answer_depends_on_how_it_is_cut(
-    mic: str, days: tuple[date, ...], chosen: set[int], data: st.DataObject
-) -> None:
+def test_no_answer_depends_on_how_it_is_cut(mic: str, days: tuple[date, ...], chosen: set[int], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(NAMES))
     start, middle, end = sorted(days)
     if name in {"bars_1m", "trades", "quotes_l1"}:
