@@ -221,7 +221,7 @@ class Cache:
         return answer
 
     def _frame(self, action: Action, **body: Any) -> pl.DataFrame:
-        return pl.DataFrame(to_output(self._transport.act(action, _given(body)), "polars"))  # type: ignore[arg-type]
+        return pl.DataFrame(to_output(self._transport.act(action, _given(body)), "polars"))
 
 
 def _read_request(

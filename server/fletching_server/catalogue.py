@@ -25,7 +25,10 @@ FORMAT_VERSION: Final = 1
 class Change(Protocol):
     """One step of a commit: what it does to the database, and to the picture in memory."""
 
-    dataset: str
+    @property
+    def dataset(self) -> str:
+        """The dataset that changes."""
+        ...
 
     def write(self, connection: sa.Connection, seq: int) -> None:
         """Apply the change to the database inside the commit's transaction."""

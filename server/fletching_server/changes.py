@@ -181,6 +181,7 @@ class Forget:
 
     def write(self, connection: sa.Connection, seq: int) -> None:
         """Cut the coverage rows, and delete the files."""
+        del seq
         _delete_files(connection, self.removed)
         c = t.coverage.c
         hit = [c.dataset == self.dataset, c.last_day >= self.days.first, c.first_day <= self.days.last]

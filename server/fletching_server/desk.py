@@ -116,7 +116,7 @@ class Desk:
             raise _translated(error, what) from error
         finally:
             with self._lock:
-                self._under_way.discard(answer)  # type: ignore[arg-type]
+                self._under_way.discard(answer)
 
     @staticmethod
     def _run(answer: Future[T], call: Callable[[], T]) -> None:

@@ -33,6 +33,8 @@ from fletching_server.writes import Writes
 
 log = structlog.get_logger(__name__)
 
+Verb = Callable[[Mapping[str, Any]], dict[str, Any] | pa.Table]
+
 _RANGE: Final = frozenset({"dataset", "symbols", "start", "end"})
 _READ: Final = frozenset(ReadRequest.__dataclass_fields__)
 
@@ -44,15 +46,17 @@ class Engine:
     ``InvalidRequest`` where two sources offer the same dataset.
     """
 
-    def __init__(self, settings: Settings, sources: Sequence[Source] = (), clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, sources: Sequence[Source] = (), clock: Clock | None = None, *, recover: bool = True
+    ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.stats = Stats()
         with ExitStack() as opened:
-            self._open(sources, opened)
+            self._open(sources, opened, recover=recover)
             self._closing = opened.pop_all()
 
-    def _open(self, sources: Sequence[Source], opened: ExitStack) -> None:
+    def _open(self, sources: Sequence[Source], opened: ExitStack, *, recover: bool) -> None:
         """Build the parts bottom-up; *opened* closes them top-down."""
         settings, clock, stats = self.settings, self.clock, self.stats
         self.calendars = calendars = Calendars(clock)
@@ -62,7 +66,8 @@ class Engine:
         self.cold = cold = ColdTier(store, int(settings.query_memory), settings.threads)
         opened.callback(cold.close)
         repairs = Repairs(store, hot, calendars)
-        self._recover(repairs)
+        if recover:  # not where the store is only looked at
+            self._recover(repairs)
         self.desk = desk = Desk(sources, clock, settings.source_seconds)
         opened.callback(desk.close)
         self._define(desk)
@@ -98,6 +103,10 @@ class Engine:
         """Return the answer to *request*; its rows move as it is read. See ``Reads.read``."""
         return self._reads.read(request, plane)
 
+    def names(self) -> list[str]:
+        """Return the names of all datasets, sorted."""
+        return [state.dataset.name for state in self.store.catalogue.states()]
+
     def schema(self, dataset: str) -> Dataset:
         """Return what *dataset* promises; ``UnknownDataset`` names what there is."""
         return self.store.state(dataset).dataset
@@ -117,17 +126,17 @@ class Engine:
 
     def act(self, action: Action, body: Mapping[str, Any]) -> dict[str, Any] | pa.Table:
         """Return what *action* answers: a table for ``TABLE_ACTIONS``, a JSON object for the others."""
-        verbs: dict[Action, Callable[[Mapping[str, Any]], dict[str, Any] | pa.Table]] = {
-            Action.DATASETS: lambda body: _no_body(body) or self._inspection.datasets(),
+        verbs: dict[Action, Verb] = {
+            Action.DATASETS: _bare(self._inspection.datasets),
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
             Action.EXPLAIN: lambda body: self._inspection.explain(_request(body, _READ)),
-            Action.STATS: lambda body: _no_body(body) or self._inspection.stats(),
-            Action.HEALTH: lambda body: _no_body(body) or self._inspection.health(),
+            Action.STATS: _bare(self._inspection.stats),
+            Action.HEALTH: _bare(self._inspection.health),
             Action.EVICT: self._evict,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
             Action.DELETE: lambda body: self._delete(_named(body)),
             Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},
-            Action.VERIFY: lambda body: _no_body(body) or {"problems": self.verify()},
+            Action.VERIFY: _bare(lambda: {"problems": self.verify()}),
         }
         return verbs[action](body)
 
@@ -193,6 +202,10 @@ def _named(body: Mapping[str, Any]) -> str:
     return body["dataset"]
 
 
-def _no_body(body: Mapping[str, Any]) -> None:
-    if body:
-        raise InvalidRequest(f"this action takes no arguments; it got {', '.join(map(str, body))[:90]}")
+def _bare(verb: Callable[[], dict[str, Any] | pa.Table]) -> Verb:
+    def run(body: Mapping[str, Any]) -> dict[str, Any] | pa.Table:
+        if body:
+            raise InvalidRequest(f"this action takes no arguments; it got {', '.join(map(str, body))[:90]}")
+        return verb()
+
+    return run

@@ -91,7 +91,7 @@ class Fills:
                     left.setdefault(symbol, []).extend(runs)
             if not dataset.range_pushdown:  # such a call brings the whole history anyway: keep what is paid for
                 whole = Days(earliest_day(dataset, calendar), calendar.today(self._clock.now()))
-                left = dict.fromkeys(left, [whole])
+                left = {symbol: [whole] for symbol in left}
             own = [_Flight(request, _days(request)) for request in fetch_requests(dataset, left)]
             for flight in own:
                 for symbol in flight.request.symbols:

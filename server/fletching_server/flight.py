@@ -64,7 +64,7 @@ def _translated(handler: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-class _Call(fl.ServerMiddleware):
+class _Call(fl.ServerMiddleware):  # type: ignore[misc]  # pyarrow has no types
     """One call under way, and what it holds."""
 
     def __init__(self, edge: FlightEdge) -> None:
@@ -83,7 +83,7 @@ class _Call(fl.ServerMiddleware):
             self._edge.calls.leave()
 
 
-class _Calls(fl.ServerMiddlewareFactory):
+class _Calls(fl.ServerMiddlewareFactory):  # type: ignore[misc]  # the same
     """Counts the calls under way, so that a drain can wait for them."""
 
     def __init__(self, edge: FlightEdge) -> None:
@@ -116,7 +116,7 @@ class _Calls(fl.ServerMiddlewareFactory):
             return self._changed.wait_for(lambda: self._active == 0, seconds)
 
 
-class FlightEdge(fl.FlightServerBase):
+class FlightEdge(fl.FlightServerBase):  # type: ignore[misc]  # the same
     """An Arrow Flight server over *engine*; it serves as soon as it is constructed."""
 
     def __init__(self, engine: Engine, location: str) -> None:
@@ -134,8 +134,7 @@ class FlightEdge(fl.FlightServerBase):
         """Return one description per dataset; *criteria* is not used."""
         del context, criteria
         self._check_open()
-        names = self._engine.act(Action.DATASETS, {}).column("name").to_pylist()
-        return iter([self._info(ReadRequest(name)) for name in names])
+        return iter([self._info(ReadRequest(name)) for name in self._engine.names()])
 
     @_translated
     def get_flight_info(self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor) -> fl.FlightInfo:
@@ -236,7 +235,7 @@ def _only_part(descriptor: fl.FlightDescriptor) -> str:
     parts = [part.decode(errors="replace") for part in descriptor.path or ()]
     if len(parts) != 1:
         raise e.InvalidRequest(f"the path {parts!r:.90} has {len(parts)} parts; it is one dataset's name")
-    return parts[0]
+    return str(parts[0])
 
 
 def _stream(answer: Answer, *, with_info: bool) -> Iterator[Any]:

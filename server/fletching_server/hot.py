@@ -169,6 +169,7 @@ class HotTier:
         if not self._make_room(image.nbytes):
             return None
         self._entries[key] = _Entry(image, image.nbytes)
+        self._policy.admit(key)
         self._held += image.nbytes
         return self._lease(key)
 
@@ -177,15 +178,18 @@ class HotTier:
         excess = self._held + self._reserved + size - self.max_bytes
         if excess <= 0:
             return True
-        free = {key for key, entry in self._entries.items() if not entry.leases}
-        if sum(self._entries[key].cost for key in free) < excess:
+        if sum(entry.cost for entry in self._entries.values() if not entry.leases) < excess:
             return False
-        for key in self._policy.coldest_first(free):
-            excess -= self._entries[str(key)].cost
-            self._remove(str(key))
-            self._evictions += 1
+        victims = []
+        for key in self._policy.coldest_first():
             if excess <= 0:
                 break
+            if not self._entries[key].leases:
+                victims.append(key)
+                excess -= self._entries[key].cost
+        for key in victims:
+            self._remove(key)
+        self._evictions += len(victims)
         return True
 
     def _remove(self, key: str) -> None:
@@ -194,6 +198,7 @@ class HotTier:
             entry.doomed = True
             return
         del self._entries[key]
+        self._policy.leave(key)
         self._held -= entry.cost
 
     def _let_go(self, key: str, lease: Lease) -> None:

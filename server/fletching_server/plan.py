@@ -19,7 +19,7 @@ from fletching_schemas.errors import OutOfCalendar, UnknownSymbol
 from fletching_server.calendars import Calendar, day_number, from_day_number
 from fletching_server.image import Window
 from fletching_server.snapshot import DatasetState, StoredFile
-from fletching_server.spans import PROVISIONAL, Days, missing, overlapping, subtract
+from fletching_server.spans import PROVISIONAL, Days, Span, missing, overlapping, subtract
 
 FURTHEST_AHEAD = timedelta(days=366)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -252,8 +252,8 @@ def told_gaps(plan: Plan, state: DatasetState, unfilled_reason: str) -> list[Gap
     return sorted(told, key=lambda gap: (gap.symbol, gap.first))
 
 
-def _gap(symbol: str, days: Days, reason: str) -> Gap:
-    return Gap(symbol, from_day_number(days[0]), from_day_number(days[1]), reason)
+def _gap(symbol: str, days: Days | Span, reason: str) -> Gap:
+    return Gap(symbol, from_day_number(days.first), from_day_number(days.last), reason)
 
 
 def oldest_fetch(plan: Plan, state: DatasetState) -> float | None:

@@ -24,8 +24,10 @@ class Days(NamedTuple):
 
 
 class Span(NamedTuple):
-    """What is known about a run of sessions: *final* (settled, with rows), *provisional* (will be asked again),
-    or *empty* (settled, nothing there, with the reason). ``fetched_at`` is in seconds since 1970, UTC.
+    """What is known about a run of sessions.
+
+    *final*: settled, with rows; *provisional*: will be asked again; *empty*: settled, nothing there, with the reason.
+    ``fetched_at`` is in seconds since 1970, UTC.
     """
 
     first: int

@@ -169,11 +169,15 @@ class Store:
         self._retired[dataset] = [old for old in self._retired[dataset] if not (oldest is None or old.seq <= oldest)]
         return leaving
 
-    def sweep(self) -> int:
-        """Remove files that no dataset refers to, left by a process that died; returns how many. For the start only."""
+    def orphans(self) -> list[Path]:
+        """Return files that no dataset refers to: a process died between writing and committing them."""
         wanted = {self.root / file.path for state in self.catalogue.states() for file in state.files}
         found = [path for folder in ("journal", "data") for path in (self.root / folder).rglob("*") if path.is_file()]
-        orphans = [path for path in found if path not in wanted]
+        return [path for path in found if path not in wanted]
+
+    def sweep(self) -> int:
+        """Remove the orphans, and return how many there were. For the start only: later they may be on their way in."""
+        orphans = self.orphans()
         for path in orphans:
             disk.remove(path)
         return len(orphans)

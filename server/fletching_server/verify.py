@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def _file_problems(state: DatasetState, file: StoredFile, image: Image) -> Itera
 
 def _overlapping_facts(state: DatasetState) -> Iterator[str]:
     for symbol, spans in state.coverage.items():
-        for one, other in zip(spans, spans[1:], strict=False):
+        for one, other in pairwise(spans):
             if one.last >= other.first:
                 yield f"{state.dataset.name}: two facts cover {symbol} on {from_day_number(other.first)}"
 

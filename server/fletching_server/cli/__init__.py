@@ -1,0 +1,42 @@
+"""The command ``fletching``.
+
+serving   serve          demo      demo
+looking   read, coverage, stats, explain, verify, doctor
+loading   import         replaying replay
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from fletching_schemas.errors import Error
+from fletching_server.cli import demo, loading, looking, replaying, serving
+
+app = typer.Typer(
+    name="fletching",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A shared columnar cache for market data. Start with `fletching demo`: no network, no configuration.",
+)
+app.command("demo")(demo.demo)
+app.command("serve")(serving.serve)
+app.command("read")(looking.read)
+app.command("coverage")(looking.coverage)
+app.command("stats")(looking.stats)
+app.command("verify")(looking.verify)
+app.command("doctor")(looking.doctor)
+app.command("import")(loading.import_files)
+app.command("replay")(replaying.replay)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on stderr and exit status 1."""
+    try:
+        app()
+    except Error as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]: ", error.message, sep="", markup=True)
+        sys.exit(1)
