@@ -33,8 +33,8 @@ def demo(
     upstream call. Prints rows, megabytes, tier, upstream calls and milliseconds of each read.
     """
     console = Console()
-    table = Table(title=f"{symbols} symbols on a simulated exchange, read from a second process")
-    for name in ("read", "rows", "MB", "from", "upstream calls", "ms"):
+    table = Table(title=f"{symbols} symbols on a simulated exchange, read from a second process", caption="calls: made upstream")
+    for name in ("read", "rows", "MB", "from", "calls", "ms"):
         table.add_column(name, justify="left" if name in {"read", "from"} else "right", no_wrap=True)
     with tempfile.TemporaryDirectory(prefix="fletching-demo-") as folder, console.status("starting a server") as status:
         store = keep or Path(folder) / "store"
@@ -65,16 +65,16 @@ def _acts() -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
             ("the same again", universe),
             ("one symbol, daily, 9 years", one),
             ("the same again", one),
-            ("two symbols, minutes, 1 day", minutes),
+            ("two symbols, 1-min, 1 day", minutes),
         ],
     )
     yield (
-        "after SIGKILL and a restart",
+        "after kill -9, restarted",
         [
             ("all symbols, daily, 2024", universe),
             ("the same again", universe),
             ("one symbol, daily, 9 years", one),
-            ("two symbols, minutes, 1 day", minutes),
+            ("two symbols, 1-min, 1 day", minutes),
         ],
     )
 
