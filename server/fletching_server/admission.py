@@ -54,16 +54,28 @@ def _column(table: pa.Table, item: pa.Field, fault: type[Error], what: str) -> p
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if column.type == kind:
         return column
+    if not len(column):  # an empty frame of pandas has columns of any type
+        return pa.chunked_array([], kind)
     if pa.types.is_dictionary(column.type):  # a dictionary casts to a view only by way of its plain type
         column = column.cast(column.type.value_type)
-    if kind == pa.string_view() and not _is_text(column.type):
-        raise pa.ArrowInvalid(f"a {column.type} where text belongs")
-    return column.cast(kind)
+    if not _may_become(column.type, kind):
+        raise pa.ArrowInvalid(f"a {column.type} where a {kind} belongs")
+    cast = column.cast(kind)
+    if pa.types.is_timestamp(column.type) and pa.types.is_date(kind) and cast.cast(column.type) != column:
+        raise pa.ArrowInvalid("a time of day where a date belongs")
+    return cast
+
+
+def _may_become(given: pa.DataType, kind: pa.DataType) -> bool:
+    """Return whether values keep their meaning: Arrow casts any number to an instant, and any but 0 to true."""
+    if _is_text(given) or pa.types.is_null(given):
+        return True
+    families = (_is_text, pa.types.is_temporal, pa.types.is_boolean)
+    return all(family(given) == family(kind) for family in families)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(test(kind) for test in tests)
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _first_failing(column: pa.ChunkedArray, kind: pa.DataType) -> int:

@@ -14,11 +14,23 @@ TARGET_BYTES: Final = 2 << 20
 _MOST_ROWS: Final = 131_072  # narrow tables: Polars and DuckDB work on pieces of about this size anyway
 
 
-def rows_per_batch(table_bytes: int, rows: int) -> int:
-    """Return how many rows make a batch of the target size, given what some rows take."""
+def row_bytes(schema: pa.Schema) -> float:
+    """Return what a row of *schema* takes by the types alone; text counts as its 16-byte view."""
+    return sum(_width(item.type) for item in schema) or 1.0
+
+
+def _width(kind: pa.DataType) -> float:
+    try:
+        return float(kind.bit_width) / 8
+    except ValueError:  # a type of variable width
+        return 16.0
+
+
+def rows_per_batch(table_bytes: int, rows: int, share: float = 1.0) -> int:
+    """Return how many rows make a batch of the target size, where *rows* take *table_bytes*, *share* of it in the answer."""
     if not rows or not table_bytes:
         return _MOST_ROWS
-    return max(1, min(_MOST_ROWS, TARGET_BYTES * rows // table_bytes))
+    return max(1, min(_MOST_ROWS, int(TARGET_BYTES * rows / (table_bytes * share))))
 
 
 def cut(slices: Iterable[pa.Table], size: int) -> Iterator[pa.RecordBatch]:

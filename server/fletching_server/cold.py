@@ -72,8 +72,9 @@ class ColdTier:
         return table.cast(schema)
 
     def close(self) -> None:
-        """Free DuckDB's memory."""
+        """Free DuckDB's memory. The connection must be gone before the interpreter ends, or DuckDB complains on stderr."""
         self._connection.close()
+        del self._connection
 
 
 def _quoted(name: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -126,12 +127,11 @@ class Desk:
             outcome: BaseException | None = error
         else:
             outcome = None
-        if answer.done():
-            return  # the caller was told that the cache closes
-        if outcome is None:
-            answer.set_result(result)
-        else:
-            answer.set_exception(outcome)
+        with suppress(InvalidStateError):  # the caller has been told that the cache closes
+            if outcome is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(outcome)
 
     def _abandon(self, source: Source) -> None:
         with self._lock:
@@ -148,7 +148,7 @@ class Desk:
             self._closed = True
             waiting = list(self._under_way)
         for answer in waiting:
-            if not answer.done():
+            with suppress(InvalidStateError):  # it has just answered
                 answer.set_exception(SourceUnavailable("the cache is closing"))
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -11,7 +12,7 @@ import pyarrow as pa
 import structlog
 
 from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
-from fletching_schemas.errors import InvalidRequest, StoreError
+from fletching_schemas.errors import InvalidRequest, ServerClosing, StoreError
 from fletching_server.calendars import Calendars
 from fletching_server.changes import Define, Delete, Forget
 from fletching_server.clock import Clock, SystemClock
@@ -52,9 +53,11 @@ class Engine:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.stats = Stats()
+        self._closed = False
         with ExitStack() as opened:
             self._open(sources, opened, recover=recover)
             self._closing = opened.pop_all()
+        atexit.register(self.close)  # a notebook that never closes its cache still ends in order
 
     def _open(self, sources: Sequence[Source], opened: ExitStack, *, recover: bool) -> None:
         """Build the parts bottom-up; *opened* closes them top-down."""
@@ -97,10 +100,15 @@ class Engine:
             if state is None or state.dataset != dataset or state.source != provider:
                 self.store.commit(Define(dataset, provider))
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ServerClosing("the cache is closed; open it again")
+
     # The verbs
 
     def read(self, request: ReadRequest, plane: str = "embedded") -> Answer:
         """Return the answer to *request*; its rows move as it is read. See ``Reads.read``."""
+        self._check_open()
         return self._reads.read(request, plane)
 
     def names(self) -> list[str]:
@@ -113,10 +121,12 @@ class Engine:
 
     def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
         """Return the schema of the answer to *request*, and how many rows it will have (-1: only reading can tell)."""
+        self._check_open()
         return self._reads.describe(request)
 
     def write(self, request: WriteRequest, rows: pa.Table) -> WriteResult:
         """Return once *rows* are durable. See ``Writes.write``."""
+        self._check_open()
         if rows.nbytes > self.settings.max_write_bytes:
             raise InvalidRequest(
                 f"a write of {rows.nbytes:,} bytes; at most {int(self.settings.max_write_bytes):,} (max_write_bytes): "
@@ -138,6 +148,7 @@ class Engine:
             Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},
             Action.VERIFY: _bare(lambda: {"problems": self.verify()}),
         }
+        self._check_open()
         return verbs[action](body)
 
     def verify(self) -> list[str]:
@@ -169,6 +180,8 @@ class Engine:
 
     def close(self) -> None:
         """Stop filling and folding, and give the store back; a second call does nothing."""
+        self._closed = True
+        atexit.unregister(self.close)
         self._closing.close()
 
     def __enter__(self) -> Self:

@@ -58,7 +58,8 @@ class Fills:
         )
         self._lock = threading.Lock()
         self._board: dict[tuple[str, str], list[_Flight]] = defaultdict(list)
-        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="fill")
+        # A pool per source: one that hangs must not keep another's calls waiting.
+        self._pools = {name: ThreadPoolExecutor(concurrency, thread_name_prefix=f"fill-{name}") for name in desk.names()}
 
     def close_gaps(self, state: DatasetState, gaps: Gaps, oldest: float) -> tuple[int, int]:
         """Return (calls made, calls joined) once all *gaps* are filled; the first failure is raised, and never kept."""
@@ -71,7 +72,7 @@ class Fills:
 
     def _launch(self, flight: _Flight) -> None:
         try:
-            self._pool.submit(self._fly, flight)
+            self._pools[self._provider(flight)].submit(self._fly, flight)
         except RuntimeError as error:
             self._land(flight, ServerClosing("the cache is closing; nothing more is fetched"))
             raise ServerClosing("the cache is closing; nothing more is fetched") from error
@@ -97,6 +98,10 @@ class Fills:
                 for symbol in flight.request.symbols:
                     self._board[dataset.name, symbol].append(flight)
         return own, list(joined.values())
+
+    def _provider(self, flight: _Flight) -> str:
+        source = self._desk.source(flight.request.dataset)
+        return source.name if source else ""
 
     def _fly(self, flight: _Flight) -> None:
         try:
@@ -132,8 +137,7 @@ class Fills:
         self._stats.add(upstream_calls=1)
         answer = self._desk.fetch(request)
         fetched = self._clock.monotonic()
-        source = self._desk.source(request.dataset)
-        provider = source.name if source else ""
+        provider = self._provider(flight)
         image = admit_fetched(dataset, answer, request, provider)
         segment = self._store.publish(dataset, image, "segment", sync=False) if image.table.num_rows else None
         calendar = self._calendars.get(dataset.calendar)
@@ -157,7 +161,8 @@ class Fills:
         """Take no more flights; those that have not started fail, and the others are waited for."""
         with self._lock:
             waiting = {id(flight): flight for flights in self._board.values() for flight in flights}
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=True, cancel_futures=True)
         for flight in waiting.values():
             if not flight.landed.done():
                 self._land(flight, ServerClosing("the cache is closing; nothing more is fetched"))

@@ -79,7 +79,7 @@ class Image:
 
 def build_image(dataset: Dataset, table: pa.Table) -> Image:
     """Return *table* as an image; it must have the dataset's key columns and be sorted, which is checked."""
-    table = table.combine_chunks()
+    table = _owned(table.combine_chunks(), dataset.time)
     sessions = session_days(table, dataset)
     times = instants(table, dataset.time)
     symbols, offsets = _runs(table.column(dataset.symbol))
@@ -88,6 +88,20 @@ def build_image(dataset: Dataset, table: pa.Table) -> Image:
     runs = dict(zip(symbols, zip(offsets[:-1].tolist(), ends, strict=True), strict=True))
     days = (int(sessions.min()), int(sessions.max())) if len(sessions) else (0, -1)
     return Image(table, symbols, offsets, sessions, times, max(table.get_total_buffer_size(), 1), runs, days)
+
+
+def _owned(table: pa.Table, time: str) -> pa.Table:
+    """Return *table* without the rest of a larger one that it was cut from: cost is bytes owned, not bytes visible."""
+    column = table.column(time)  # of fixed width, so what it owns beyond its rows is the rest
+    if column.get_total_buffer_size() <= 2 * column.nbytes:
+        return table
+    return pa.Table.from_arrays([_copied(column.combine_chunks()) for column in table.columns], schema=table.schema)
+
+
+def _copied(column: pa.Array) -> pa.Array:
+    if column.type == pa.string_view():  # copying views alone would keep all the text
+        return column.cast(pa.string()).cast(column.type)
+    return pa.concat_arrays([column, column.slice(0, 0)])
 
 
 def _runs(column: pa.ChunkedArray) -> tuple[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int64]]]:

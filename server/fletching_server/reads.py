@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from itertools import chain
 from typing import Final
 
 import pyarrow as pa
 
 from fletching_schemas import Gap, ReadInfo, ReadRequest, Tier
-from fletching_schemas.errors import CorruptFile, NotCached, SourceUnavailable, UnknownSymbol
-from fletching_server.batches import cut, rows_per_batch
+from fletching_schemas.errors import CorruptFile, NotCached, SourceError, SourceUnavailable, UnknownSymbol
+from fletching_server.batches import cut, row_bytes, rows_per_batch
 from fletching_server.calendars import Calendars, from_day_number
 from fletching_server.clock import Clock
 from fletching_server.cold import ColdTier
@@ -70,31 +71,30 @@ class Reads:
 
     def read(self, request: ReadRequest, plane: str) -> Answer:
         """Return the answer to *request*: gaps are closed before this returns, rows move as it is read."""
-        started = self._clock.monotonic()
+        started, now = self._clock.monotonic(), self._clock.now()
         info = ReadInfo(request.dataset, plane)
         filled: Gaps = {}
-        for _ in range(_TRIES):  # a damaged file is set aside, and what rested on it is fetched again
+        for attempt in range(_TRIES):  # a damaged file is set aside, and what rested on it is fetched again
             try:
                 with ExitStack() as held:
                     state = held.enter_context(self._store.pinned(request.dataset))
-                    plan = self._plan(request, state)
-                    if plan.gaps and not filled and request.on_miss != "cached":
-                        filled = self._close_gaps(request, plan, state, info)
+                    plan = self._plan(request, state, now)  # one instant for all tries, or fresh rows would be too old
+                    if plan.gaps and request.on_miss != "cached" and attempt < _TRIES - 1:
+                        filled = {**filled, **self._close_gaps(request, plan, state, info)}
                         continue  # the picture has changed: look again
                     return self._answer(request, plan, state, filled, info, started, held)
             except DamagedFile as damage:
                 self._repairs.mend(damage)
-                filled = {}
         raise CorruptFile(f"{request.dataset}: files keep failing their checksums; check the disk and run `fletching verify`")
 
     def explain(self, request: ReadRequest) -> tuple[Plan, list[tuple[StoredFile, Tier]]]:
         """Return what a read would do now: its plan, and each file with the tier it would come from."""
-        plan = self._plan(request, self._store.state(request.dataset))
+        plan = self._plan(request, self._store.state(request.dataset), self._clock.now())
         return plan, [(file, "hot" if self._hot.holds(file.id) else "cold") for file in plan.files]
 
     def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
         """Return the schema of an answer, and its rows where the files alone tell them: all wanted whole, none overlapping."""
-        plan = self._plan(request, self._store.state(request.dataset))
+        plan = self._plan(request, self._store.state(request.dataset), self._clock.now())
         whole = all(
             file.kind == "partition"
             and plan.window.first_day <= file.first_day
@@ -107,25 +107,30 @@ class Reads:
 
     # Planning and filling
 
-    def _plan(self, request: ReadRequest, state: DatasetState) -> Plan:
+    def _plan(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
         try:
-            return resolve(request, state, self._world(request, state))
+            return resolve(request, state, self._world(request, state, now))
         except UnknownSymbol:
-            if self._desk.source(request.dataset) is None:
+            if self._desk.source(request.dataset) is None or request.on_miss == "cached":
                 raise
             self._desk.listed(request.dataset, fresh=True)  # the symbol may be newer than the list we hold
-            return resolve(request, state, self._world(request, state))
+            return resolve(request, state, self._world(request, state, now))
 
-    def _world(self, request: ReadRequest, state: DatasetState) -> World:
-        source = self._desk.source(request.dataset)
-        listed = None
-        if source and (request.symbols is None or any(name not in state.coverage for name in request.symbols)):
-            try:
-                listed = self._desk.listed(request.dataset)
-            except SourceUnavailable:
-                if request.symbols is None and request.on_miss == "fill":
-                    raise
-        return World(self._calendars.get(state.dataset.calendar), self._clock.now(), listed, source is not None)
+    def _world(self, request: ReadRequest, state: DatasetState, now: datetime) -> World:
+        fillable = self._desk.source(request.dataset) is not None
+        return World(self._calendars.get(state.dataset.calendar), now, self._listed(request, state), fillable)
+
+    def _listed(self, request: ReadRequest, state: DatasetState) -> frozenset[str] | None:
+        """Return the source's symbols where the request needs them: it asks for all, or for one we know nothing of."""
+        needed = request.symbols is None or any(name not in state.coverage for name in request.symbols)
+        if not needed or request.on_miss == "cached":
+            return None
+        try:
+            return self._desk.listed(request.dataset)
+        except SourceError:
+            if request.symbols is None and request.on_miss == "fill":
+                raise
+            return None
 
     def _close_gaps(self, request: ReadRequest, plan: Plan, state: DatasetState, info: ReadInfo) -> Gaps:
         """Return the cells that were fetched for this read, once they are stored."""
@@ -189,7 +194,8 @@ class Reads:
 
     def _batches(self, plan: Plan, files: Sequence[Held], info: ReadInfo, filled: Gaps) -> Iterator[pa.RecordBatch]:
         found = counted(self._pieces(plan, files), info, filled)
-        size = rows_per_batch(sum(file.memory_bytes for file, _ in files), sum(file.rows for file, _ in files))
+        held_bytes, rows = sum(file.memory_bytes for file, _ in files), sum(file.rows for file, _ in files)
+        size = rows_per_batch(held_bytes, rows, row_bytes(plan.schema) / row_bytes(plan.dataset.schema))
         for batch in cut(slices(found, plan.schema.names), size):
             info.bytes += batch.nbytes
             yield pa.RecordBatch.from_arrays(batch.columns, schema=plan.schema)
