@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from types import TracebackType
@@ -11,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from fletching._frames import Output, check_output, to_output, to_table
+from fletching._transport import Closed
 from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.errors import NotBuilt
 
@@ -28,7 +30,7 @@ class Cache:
     """
 
     def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+        self._transport: Transport = transport
 
     # Reading
 
@@ -202,8 +204,9 @@ class Cache:
         return self._object(Action.INVALIDATE, dataset=dataset, symbols=_listed(symbols), start=start, end=end)
 
     def close(self) -> None:
-        """Close the connection or the embedded engine; a second call does nothing."""
-        self._transport.close()
+        """Close the connection or the embedded engine; a second call does nothing, every other call is refused."""
+        transport, self._transport = self._transport, Closed(self._transport.address)
+        transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -213,6 +216,11 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"<fletching.Cache of {self._transport.address}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the address, and a row per dataset."""
+        shown = self.datasets().select("name", "kind", "source", "symbols", "rows", "disk_bytes", "hot_bytes", "first", "last")
+        return f"<p><b>fletching.Cache</b> of {html.escape(self._transport.address)}</p>{shown._repr_html_()}"
 
     def _object(self, action: Action, **body: Any) -> dict[str, Any]:
         answer = self._transport.act(action, _given(body))

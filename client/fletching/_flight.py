@@ -98,7 +98,10 @@ class FlightTransport:
         """Return the schema of *dataset*."""
         descriptor = fl.FlightDescriptor.for_command(ReadRequest(dataset).to_bytes())
         try:
-            return self._connected().get_schema(descriptor, self._options()).schema
+            try:
+                return self._connected().get_schema(descriptor, self._options()).schema
+            except pa.ArrowException:  # pyarrow's server loses the error of this call; that of the next it tells
+                return self._connected().get_flight_info(descriptor, self._options()).schema
         except (fl.FlightError, pa.ArrowException) as error:
             raise self.translated(error) from None
 

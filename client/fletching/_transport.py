@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import pyarrow as pa
 
 from fletching_schemas import Action, ReadInfo, ReadRequest, WriteRequest, WriteResult
+from fletching_schemas.errors import InvalidRequest
 
 
 class Answer(Protocol):
@@ -57,3 +58,18 @@ class Transport(Protocol):
     def close(self) -> None:
         """Let go of the engine or the connection."""
         ...
+
+
+class Closed:
+    """What a closed cache holds: every call says so, where another process may by now have the store."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def _refuse(self, *_asked: object) -> NoReturn:
+        raise InvalidRequest(f"this cache of {self.address} is closed; make another with fletching.connect or fletching.open")
+
+    read = write = schema = act = _refuse
+
+    def close(self) -> None:
+        """Do nothing."""

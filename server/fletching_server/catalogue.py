@@ -50,8 +50,9 @@ class _Pending:
 class Catalogue:
     """The durable list of datasets, files and coverage of one store."""
 
-    def __init__(self, path: Path) -> None:
-        self._engine = _connect(path)
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        """Open the database at *path*; ``StoreError`` where there is none and *create* is False."""
+        self._engine = _connect(path, create=create)
         self._queue: list[_Pending] = []
         self._queue_lock = threading.Lock()
         self._leading = False
@@ -136,8 +137,9 @@ class Catalogue:
         self._engine.dispose()
 
 
-def _connect(path: Path) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
+def _connect(path: Path, *, create: bool) -> sa.Engine:
+    url = sa.URL.create("sqlite", database=str(path))  # not as text: a folder's name may hold any character
+    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
 
     def prepare(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
@@ -151,10 +153,18 @@ def _connect(path: Path) -> sa.Engine:
         with engine.begin() as connection:
             t.metadata.create_all(connection)
             if connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).first() is None:
+                if not create:
+                    raise StoreError(
+                        f"{path} is missing or empty, and there are data files beside it: restore it from a backup, "
+                        "or use another folder; nothing was changed"
+                    )
                 connection.execute(t.meta.insert().values(key="format_version", value=str(FORMAT_VERSION)))
     except sa.exc.DatabaseError as error:
         engine.dispose()
         raise _explained(error, f"cannot open the catalogue {path}") from error
+    except StoreError:
+        engine.dispose()
+        raise
     return engine
 
 

@@ -49,10 +49,11 @@ def _cover(coverage: dict[str, Spans], facts: Iterable[Fact], adjacent: Adjacent
 
 @dataclass(frozen=True)
 class Define:
-    """Record a dataset, or what its source promises of it now."""
+    """Record a dataset, or what its source promises of it now; ``LookupError`` where a *new* one is there already."""
 
     definition: Dataset
     source: str | None
+    new: bool = False
 
     @property
     def dataset(self) -> str:
@@ -70,6 +71,8 @@ class Define:
         """Return the picture with the new definition; files and coverage stay."""
         if state is None:
             return DatasetState(self.definition, self.source)
+        if self.new:
+            raise LookupError(f"somebody else has just created {self.dataset}")
         return replace(state, dataset=self.definition, source=self.source)
 
 

@@ -109,7 +109,7 @@ class Desk:
         except FutureTimeout as error:
             if answer.done():  # the source itself raised a TimeoutError
                 raise _translated(error, what) from error
-            self._abandon(source)
+            self._abandon(source, answer)
             raise SourceTimeout(
                 f"{what}: no answer in {self._deadline:g} s; nothing was stored, ask again later or with on_miss='cached'"
             ) from error
@@ -133,10 +133,14 @@ class Desk:
             else:
                 answer.set_exception(outcome)
 
-    def _abandon(self, source: Source) -> None:
-        with self._lock:
-            self._abandoned[source.name] = self._abandoned.get(source.name, 0) + 1
+    def _abandon(self, source: Source, answer: Future[T]) -> None:
+        self._count_abandoned(source, 1)
         log.warning("source hangs", source=source.name, abandoned=self._abandoned[source.name])
+        answer.add_done_callback(lambda _: self._count_abandoned(source, -1))  # slow, not hanging: it came back
+
+    def _count_abandoned(self, source: Source, change: int) -> None:
+        with self._lock:
+            self._abandoned[source.name] = self._abandoned.get(source.name, 0) + change
 
     def facts(self) -> dict[str, int]:
         """Return how many calls each source left hanging."""

@@ -73,9 +73,8 @@ class Fills:
     def _launch(self, flight: _Flight) -> None:
         try:
             self._pools[self._provider(flight)].submit(self._fly, flight)
-        except RuntimeError as error:
+        except RuntimeError:  # the pool takes no more; whoever waits is told
             self._land(flight, ServerClosing("the cache is closing; nothing more is fetched"))
-            raise ServerClosing("the cache is closing; nothing more is fetched") from error
 
     def _embark(self, dataset: Dataset, gaps: Gaps, oldest: float) -> tuple[list[_Flight], list[_Flight]]:
         """Return the flights to make and those to join; afterwards every gap is on the board or covered."""
@@ -118,6 +117,8 @@ class Fills:
     def _land(self, flight: _Flight, error: Error | None) -> None:
         """Take the flight off the board, then wake all who wait: whoever comes now looks at the coverage it left."""
         with self._lock:
+            if flight not in self._board.get((flight.request.dataset, flight.request.symbols[0]), ()):
+                return  # it was closed down
             for symbol in flight.request.symbols:
                 key = (flight.request.dataset, symbol)
                 self._board[key].remove(flight)
@@ -159,13 +160,12 @@ class Fills:
 
     def close(self) -> None:
         """Take no more flights; those that have not started fail, and the others are waited for."""
-        with self._lock:
-            waiting = {id(flight): flight for flights in self._board.values() for flight in flights}
         for pool in self._pools.values():
             pool.shutdown(wait=True, cancel_futures=True)
+        with self._lock:  # only now: a flight may have been put on the board, and cancelled, during the shutdown
+            waiting = {id(flight): flight for flights in self._board.values() for flight in flights}
         for flight in waiting.values():
-            if not flight.landed.done():
-                self._land(flight, ServerClosing("the cache is closing; nothing more is fetched"))
+            self._land(flight, ServerClosing("the cache is closing; nothing more is fetched"))
 
 
 def _wait(flight: _Flight) -> None:

@@ -23,7 +23,7 @@ class _Entry:
     image: Image
     cost: int
     leases: int = 0
-    doomed: bool = False  # evicted or superseded while leased: it leaves with its last lease
+    doomed: bool = False  # evicted or superseded while leased: it leaves with its last lease, and can be leased until then
 
 
 class Lease:
@@ -160,12 +160,14 @@ class HotTier:
 
     def _lease(self, key: str) -> Lease | None:
         entry = self._entries.get(key)
-        if entry is None or entry.doomed:
+        if entry is None:
             return None
         entry.leases += 1
         return Lease(self, key, entry.image)
 
     def _insert(self, key: str, image: Image) -> Lease | None:
+        if lease := self._lease(key):  # offered while it was being read: two records of one key would spoil the books
+            return lease
         if not self._make_room(image.nbytes):
             return None
         self._entries[key] = _Entry(image, image.nbytes)

@@ -89,12 +89,19 @@ def held_symbols(state: DatasetState) -> set[str]:
 def _symbols(request: ReadRequest, state: DatasetState, world: World) -> tuple[str, ...]:
     if request.symbols is None:
         return tuple(sorted(world.listed if world.listed is not None else held_symbols(state)))
-    near = request.end or request.start
-    near = near.date() if isinstance(near, datetime) else near
-    names = sorted({normalise_symbol(name, state.dataset.notation, near=near) for name in request.symbols})
+    names = named_symbols(request, state.dataset) or ()
     if world.listed is not None or state.is_table or not world.fillable:
         _check_known(names, state, world)
-    return tuple(names)
+    return names
+
+
+def named_symbols(request: ReadRequest, dataset: Dataset) -> tuple[str, ...] | None:
+    """Return the symbols that *request* names, canonical and sorted; None where it asks for all."""
+    if request.symbols is None:
+        return None
+    near = request.end or request.start  # tells the decade of a contract that is written with one digit of its year
+    near = near.date() if isinstance(near, datetime) else near
+    return tuple(sorted({normalise_symbol(name, dataset.notation, near=near) for name in request.symbols}))
 
 
 def _check_known(names: Sequence[str], state: DatasetState, world: World) -> None:
@@ -194,6 +201,16 @@ def _gaps(request: ReadRequest, state: DatasetState, world: World, symbols: Iter
         else:
             runs = missing(spans, wanted, oldest)
         if runs and (left := snapped(runs, world.calendar)):
+            gaps[symbol] = left
+    return gaps
+
+
+def unknown(plan: Plan, state: DatasetState, calendar: Calendar) -> Gaps:
+    """Return those of the plan's gaps of which nothing is known at all, not even something old."""
+    gaps: dict[str, list[Days]] = {}
+    for symbol, runs in plan.gaps.items():
+        absent = [left for run in runs for left in missing(state.coverage.get(symbol, ()), run, float("-inf"))]
+        if left := snapped(absent, calendar):
             gaps[symbol] = left
     return gaps
 

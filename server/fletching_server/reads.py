@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from itertools import chain
 from typing import Final
@@ -20,15 +21,16 @@ from fletching_server.desk import Desk
 from fletching_server.fills import Fills
 from fletching_server.hot import HotTier
 from fletching_server.pieces import Piece, Run, counted, pieces, slices
-from fletching_server.plan import Gaps, Plan, World, oldest_fetch, resolve, share_of, told_gaps
+from fletching_server.plan import Gaps, Plan, World, named_symbols, oldest_fetch, resolve, share_of, told_gaps, unknown
 from fletching_server.repair import Repairs
 from fletching_server.snapshot import DatasetState, StoredFile
+from fletching_server.spans import merged
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
 
 # Rows of cold files are read for as many symbols at a time as fit in this, so a large read does not need large memory.
 GROUP_BYTES: Final = 32 << 20
-_TRIES: Final = 3
+_TRIES: Final = 64  # a damaged file costs two: it is set aside, and what rested on it is fetched again
 
 Held = tuple[StoredFile, Run | None]
 
@@ -74,13 +76,16 @@ class Reads:
         started, now = self._clock.monotonic(), self._clock.now()
         info = ReadInfo(request.dataset, plane)
         filled: Gaps = {}
-        for attempt in range(_TRIES):  # a damaged file is set aside, and what rested on it is fetched again
+        for _ in range(_TRIES):
             try:
                 with ExitStack() as held:
                     state = held.enter_context(self._store.pinned(request.dataset))
                     plan = self._plan(request, state, now)  # one instant for all tries, or fresh rows would be too old
-                    if plan.gaps and request.on_miss != "cached" and attempt < _TRIES - 1:
-                        filled = {**filled, **self._close_gaps(request, plan, state, info)}
+                    # What this read fetched or joined may be old by now, but it must be there: somebody may have set it aside.
+                    gaps = unknown(plan, state, self._calendars.get(state.dataset.calendar)) if filled else plan.gaps
+                    if gaps and request.on_miss != "cached":
+                        self._close_gaps(request, replace(plan, gaps=gaps), state, info)
+                        filled = _either(filled, gaps)
                         continue  # the picture has changed: look again
                     return self._answer(request, plan, state, filled, info, started, held)
             except DamagedFile as damage:
@@ -122,7 +127,8 @@ class Reads:
 
     def _listed(self, request: ReadRequest, state: DatasetState) -> frozenset[str] | None:
         """Return the source's symbols where the request needs them: it asks for all, or for one we know nothing of."""
-        needed = request.symbols is None or any(name not in state.coverage for name in request.symbols)
+        named = named_symbols(request, state.dataset)
+        needed = named is None or any(name not in state.coverage for name in named)
         if not needed or request.on_miss == "cached":
             return None
         try:
@@ -132,8 +138,8 @@ class Reads:
                 raise
             return None
 
-    def _close_gaps(self, request: ReadRequest, plan: Plan, state: DatasetState, info: ReadInfo) -> Gaps:
-        """Return the cells that were fetched for this read, once they are stored."""
+    def _close_gaps(self, request: ReadRequest, plan: Plan, state: DatasetState, info: ReadInfo) -> None:
+        """Return once the gaps of *plan* are stored."""
         if request.on_miss == "error":
             raise NotCached(f"{request.dataset}: {_told(plan)} not held; read with on_miss='fill' to fetch it")
         if self._desk.source(request.dataset) is None:
@@ -144,7 +150,6 @@ class Reads:
         calls, joined = self._fills.close_gaps(state, plan.gaps, plan.oldest)
         info.upstream_calls += calls
         info.joined_calls += joined
-        return plan.gaps
 
     # Reading
 
@@ -210,6 +215,12 @@ class Reads:
     def _read(self, plan: Plan, file: StoredFile, symbols: Sequence[str]) -> Run:
         image = self._cold.select(plan.dataset, file, symbols, plan.window, plan.schema.names)
         return Run(image, "cold", file.rank)
+
+
+def _either(one: Gaps, other: Gaps) -> Gaps:
+    """Return the cells of both, each once."""
+    both = ((symbol, [*one.get(symbol, ()), *other.get(symbol, ())]) for symbol in {*one, *other})
+    return {symbol: merged(runs, lambda last, first: first == last + 1) for symbol, runs in both}
 
 
 def _groups(symbols: Sequence[str], cold: Sequence[StoredFile]) -> Iterator[Sequence[str]]:

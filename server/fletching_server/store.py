@@ -55,7 +55,8 @@ class Store:
         disk.make_folder(root)
         self._lock = _take(root)
         try:
-            self.catalogue = Catalogue(root / "catalogue.sqlite")
+            # Without the catalogue every data file would look like an orphan: it is not made anew beside them.
+            self.catalogue = Catalogue(root / "catalogue.sqlite", create=not self._data_files())
         except BaseException:
             self._lock.release()
             raise
@@ -172,8 +173,10 @@ class Store:
     def orphans(self) -> list[Path]:
         """Return files that no dataset refers to: a process died between writing and committing them."""
         wanted = {self.root / file.path for state in self.catalogue.states() for file in state.files}
-        found = [path for folder in ("journal", "data") for path in (self.root / folder).rglob("*") if path.is_file()]
-        return [path for path in found if path not in wanted]
+        return [path for path in self._data_files() if path not in wanted]
+
+    def _data_files(self) -> list[Path]:
+        return [path for folder in ("journal", "data") for path in (self.root / folder).rglob("*") if path.is_file()]
 
     def sweep(self) -> int:
         """Remove the orphans, and return how many there were. For the start only: later they may be on their way in."""

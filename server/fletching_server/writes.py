@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from fletching_schemas import Dataset, Period, WriteRequest, WriteResult, storage_schema
 from fletching_schemas.datasets import TIMESTAMP
-from fletching_schemas.errors import InvalidRequest, StoreError
+from fletching_schemas.errors import CorruptFile, InvalidRequest, StoreError
 from fletching_server.admission import check_unique, conform, key_frame
 from fletching_server.calendars import Calendars
 from fletching_server.changes import Define, Swap
@@ -20,7 +20,7 @@ from fletching_server.hot import HotTier
 from fletching_server.image import Image, Window, build_image
 from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.stats import Stats
-from fletching_server.store import Store
+from fletching_server.store import DamagedFile, Store
 
 _TRIES: Final = 20  # a commit that lost a race against another one is prepared again
 
@@ -45,7 +45,10 @@ class Writes:
         dataset = _matching(request, state.dataset) if state else new_dataset(request, rows.schema)
         image = self._prepared(request, dataset, rows)
         if state is None:
-            self._store.commit(Define(dataset, None))
+            try:
+                self._store.commit(Define(dataset, None, new=True))
+            except LookupError:  # two first writes: this one goes into the table that the other has made
+                return self.write(request, rows)
         segment = self._store.publish(dataset, image, "segment", sync=True)
         seq = self._commit(request, dataset, image, segment)
         self._hot.offer(segment.id, image)
@@ -92,7 +95,10 @@ class Writes:
         for file in state.files:
             if file.first_day > window.last_day or file.last_day < window.first_day or not set(file.symbols) & set(image.symbols):
                 continue
-            held = self._cold.select(dataset, file, image.symbols, window, ())
+            try:
+                held = self._cold.select(dataset, file, image.symbols, window, ())
+            except DamagedFile as damage:
+                raise CorruptFile(f"append to {dataset.name}: {damage}; restore this file from a backup") from damage
             common = keys.join(key_frame(held.table, dataset.keys), on=list(dataset.keys), how="semi")
             if len(common):
                 raise InvalidRequest(

@@ -27,6 +27,7 @@ from fletching_server.sources.registry import make_source
 _PACKAGES: Final = ("fletching", "pyarrow", "polars", "duckdb", "exchange_calendars", "akshare", "grpcio")
 _CALENDARS: Final = ("XSHG", "XHKG", "XNYS")
 _SOON_DAYS: Final = 60
+_COLOURS: Final = {"final": "green", "provisional": "yellow", "empty": "blue", "missing": "red"}
 
 console = Console()
 
@@ -76,7 +77,7 @@ def _print(frame: pl.DataFrame, output: Format) -> None:
     elif output is Format.json:
         typer.echo(frame.write_ndjson(), nl=False)
     else:
-        with pl.Config(tbl_rows=20, tbl_cols=20, tbl_width_chars=console.width):
+        with pl.Config(tbl_rows=20, tbl_cols=max(4, console.width // 13), tbl_width_chars=console.width):
             typer.echo(str(frame))
 
 
@@ -103,14 +104,13 @@ def coverage(
     """Show what is held of each symbol: final, provisional (will be asked again), empty (why) and missing."""
     with reach(url, store, source) as cache:
         frame = cache.coverage(dataset, symbols, start, end)
-    colours = {"final": "green", "provisional": "yellow", "empty": "blue", "missing": "red"}
-    table = Table("symbol", "first", "last", "sessions", "state", "reason", "fetched at (UTC)", title=f"coverage of {dataset}")
+    table = Table(title=f"coverage of {dataset}", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for name in ("symbol", "first", "last", "sessions", "state", "fetched"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "sessions" else "left")
     for row in frame.iter_rows(named=True):
-        fetched = row["fetched_at"].strftime("%Y-%m-%d %H:%M:%S") if row["fetched_at"] else ""
-        state = f"[{colours[row['state']]}]{row['state']}[/]"
-        table.add_row(
-            row["symbol"], str(row["first"]), str(row["last"]), str(row["sessions"]), state, row["reason"] or "", fetched
-        )
+        facts = [str(row[name]) for name in ("symbol", "first", "last", "sessions")]
+        state = f"[{_COLOURS[row['state']]}]{row['state']}[/]" + (f": {row['reason']}" if row["reason"] else "")
+        table.add_row(*facts, state, row["fetched_at"].strftime("%Y-%m-%d") if row["fetched_at"] else "")
     console.print(table)
 
 
