@@ -29,8 +29,9 @@ class Dataset:
     """What a named table promises: schema, keys, time, calendar, partition rule and what its source can do.
 
     ``keys`` starts with the symbol column and makes a row unique. ``time`` is one of the keys, a ``date32`` (a session)
-    or a ``timestamp``, always stored as microseconds in UTC. ``calendar`` is the MIC whose sessions the rows follow, or
-    None where every calendar day counts. ``period`` and ``buckets`` say how rows are partitioned.
+    or a ``timestamp``, always stored as microseconds in UTC. Keys and ``trading_date`` may not be null. ``calendar`` is the
+    MIC whose sessions the rows follow, or None where every calendar day counts. ``period`` and ``buckets`` say how rows
+    are partitioned.
 
     What its source can do: ``range_pushdown`` (False: every call returns a symbol's whole history),
     ``symbols_per_call`` (most symbols in one fetch), ``first_session`` (how far back it goes; None: as far as the
@@ -56,10 +57,16 @@ class Dataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keys", tuple(self.keys))
-        object.__setattr__(self, "schema", storage_schema(self.schema))
+        object.__setattr__(self, "schema", self._stored(self.schema))
         problem = self._problem()
         if problem:
             raise InvalidRequest(f"dataset {self.name!r}: {problem}")
+
+    def _stored(self, schema: pa.Schema) -> pa.Schema:
+        """Return *schema* in storage types; what places a row may not be null, whether or not that was written down."""
+        placing = {*self.keys, "trading_date"}
+        stored = storage_schema(schema)
+        return pa.schema([item.with_nullable(item.nullable and item.name not in placing) for item in stored], stored.metadata)
 
     def _problem(self) -> str | None:
         if not isinstance(self.name, str) or not DATASET_NAME.fullmatch(self.name):

@@ -114,6 +114,10 @@ def admit_fetched(dataset: Dataset, table: Any, request: FetchRequest, source: s
     what = f"source {source} answered {request}"
     if not isinstance(table, pa.Table):
         raise BadSourceData(f"{what} with a {type(table).__name__}; return a pyarrow.Table")
+    try:
+        table.validate(full=True)  # whoever reads buffers that do not hold what they claim may crash
+    except pa.ArrowException as error:
+        raise BadSourceData(f"{what} with a table that is not valid Arrow data: {str(error).splitlines()[0]}") from error
     rows = conform(table, dataset.schema, BadSourceData, what)
     _check_sorted(dataset, rows, what)
     check_unique(dataset, rows, BadSourceData, what)

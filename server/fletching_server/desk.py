@@ -7,7 +7,7 @@ it is abandoned, counted, and its late answer is dropped.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -18,7 +18,8 @@ import pyarrow as pa
 import structlog
 
 from fletching_schemas import Dataset, FetchRequest
-from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, SourceTimeout, SourceUnavailable
+from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, SourceTimeout, SourceUnavailable, error_from_code
+from fletching_schemas.requests import MAX_SYMBOL_LENGTH
 from fletching_server.clock import Clock
 from fletching_server.sources import Source, SymbolLister
 
@@ -58,7 +59,10 @@ class Desk:
                 f"{source!r:.80} is not a source: it needs a name, datasets() and fetch(request); "
                 "see fletching_server.sources.Source"
             )
-        for dataset in self._call(source, f"{source.name}.datasets()", source.datasets):
+        offered = self._call(source, f"{source.name}.datasets()", source.datasets)
+        if isinstance(offered, str) or not isinstance(offered, Iterable):
+            raise BadSourceData(f"source {source.name} offers {offered!r:.80}; datasets() returns a list of datasets")
+        for dataset in offered:
             if not isinstance(dataset, Dataset):
                 raise BadSourceData(f"source {source.name} offers {dataset!r:.80}, which is not a fletching_schemas.Dataset")
             if dataset.name in self.offers:
@@ -84,8 +88,9 @@ class Desk:
         held = self._listings.get(dataset)
         now = self._clock.monotonic()
         if held is None or fresh or now - held.at > LISTING_SECONDS:
-            symbols = self._call(source, f"{source.name}.symbols({dataset})", lambda: source.symbols(dataset))
-            held = self._listings[dataset] = _Listing(frozenset(symbols), now)
+            what = f"{source.name}.symbols({dataset})"
+            symbols = self._call(source, what, lambda: source.symbols(dataset))
+            held = self._listings[dataset] = _Listing(_checked(symbols, what), now)
         return held.symbols
 
     def fetch(self, request: FetchRequest) -> pa.Table:
@@ -123,8 +128,10 @@ class Desk:
     def _run(answer: Future[T], call: Callable[[], T]) -> None:
         try:
             result = call()
-        except BaseException as error:  # noqa: BLE001  # it belongs to the thread that waits
-            outcome: BaseException | None = error
+        except Exception as error:  # noqa: BLE001  # it belongs to the thread that waits
+            outcome: Exception | None = error
+        except BaseException as error:  # noqa: BLE001  # an exit or an interrupt must not end that thread
+            outcome = RuntimeError(f"{type(error).__name__}: {error}")
         else:
             outcome = None
         with suppress(InvalidStateError):  # the caller has been told that the cache closes
@@ -165,7 +172,18 @@ class Desk:
 
 def _translated(error: BaseException, what: str) -> Error:
     if isinstance(error, Error):
-        return type(error)(error.message)
+        return error_from_code(error.code, error.message)  # a class of the source's own may take other arguments
     return SourceUnavailable(
         f"{what}: {type(error).__name__}: {str(error)[:300]}; nothing was stored, ask again later or with on_miss='cached'"
     )
+
+
+def _checked(symbols: object, what: str) -> frozenset[str]:
+    """Return *symbols* as a set, or raise ``BadSourceData``: what is no name could not be asked for."""
+    listed = list(symbols) if isinstance(symbols, Iterable) and not isinstance(symbols, str) else None
+    if listed is None:
+        raise BadSourceData(f"{what} returned {symbols!r:.80}; return a list of symbols")
+    for name in listed:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_SYMBOL_LENGTH or not name.isprintable():
+            raise BadSourceData(f"{what} lists {name!r:.80}; a symbol is 1 to {MAX_SYMBOL_LENGTH} printable characters")
+    return frozenset(listed)

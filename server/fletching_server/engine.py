@@ -95,10 +95,11 @@ class Engine:
             source = desk.source(name)
             provider = source.name if source else ""
             state = self.store.catalogue.state(name)
-            if state and state.files:
+            if state and (state.files or state.coverage):
                 _check_same(state.dataset, state.source, dataset, provider)
             if state is None or state.dataset != dataset or state.source != provider:
                 self.store.commit(Define(dataset, provider))
+            self.calendars.get(dataset.calendar)  # building one takes up to 0.3 s: better now than in the first read
 
     def _check_open(self) -> None:
         if self._closed:

@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import accumulate
 from typing import Any, Final, ParamSpec, TypeVar
 
 import pyarrow as pa
@@ -38,7 +39,7 @@ _STATUS: Final[dict[type[e.Error], type[fl.FlightError]]] = {
     e.InternalError: fl.FlightInternalError,
     e.CorruptFile: fl.FlightInternalError,
 }
-_MOST_TOLD: Final = 1500  # errors travel in HTTP/2 headers, which gRPC refuses beyond 8 KB
+_MOST_TOLD_BYTES: Final = 6000  # errors travel in HTTP/2 headers, which gRPC refuses beyond 8 KB
 
 
 def to_flight_error(error: BaseException) -> fl.FlightError:
@@ -48,9 +49,17 @@ def to_flight_error(error: BaseException) -> fl.FlightError:
     if not isinstance(error, e.Error):
         log.error("a bug answered a request", exc_info=error)
         error = e.InternalError("the server failed on this request; its log has the details")
-    message = error.message if len(error.message) <= _MOST_TOLD else error.message[:_MOST_TOLD] + " ..."
-    extra = json.dumps({"code": error.code, "message": message}).encode()
+    message = _told(error.message)
+    extra = json.dumps({"code": error.code, "message": message}, ensure_ascii=False).encode()
     return _STATUS.get(type(error), fl.FlightServerError)(message, extra)
+
+
+def _told(message: str) -> str:
+    """Return as much of *message* as fits into the headers, where it stands twice: percent-encoded and as JSON."""
+    text = message.encode(errors="replace").decode()  # a lone surrogate cannot travel
+    sizes = (2 if " " <= char <= "~" and char not in '%"\\' else max(9, 4 * len(char.encode())) for char in text)
+    fits = sum(total <= _MOST_TOLD_BYTES for total in accumulate(sizes))
+    return text if fits == len(text) else text[:fits] + " ..."
 
 
 def _translated(handler: Callable[P, R]) -> Callable[P, R]:

@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 
 from fletching_schemas import Gap, ReadInfo, ReadRequest, Tier
-from fletching_schemas.errors import CorruptFile, NotCached, SourceError, SourceUnavailable, UnknownSymbol
+from fletching_schemas.errors import CorruptFile, InvalidRequest, NotCached, SourceError, SourceUnavailable, UnknownSymbol
 from fletching_server.batches import cut, row_bytes, rows_per_batch
 from fletching_server.calendars import Calendars, from_day_number
 from fletching_server.clock import Clock
@@ -99,7 +99,8 @@ class Reads:
 
     def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
         """Return the schema of an answer, and its rows where the files alone tell them: all wanted whole, none overlapping."""
-        plan = self._plan(request, self._store.state(request.dataset), self._clock.now())
+        state = self._store.state(request.dataset)
+        plan = self._plan(replace(request, on_miss="cached"), state, self._clock.now())  # describing asks nobody
         whole = all(
             file.kind == "partition"
             and plan.window.first_day <= file.first_day
@@ -107,7 +108,8 @@ class Reads:
             and share_of(file, plan.symbols) == 1
             for file in plan.files
         )
-        exact = whole and not plan.gaps and plan.window.first_instant is None and plan.window.last_instant is None
+        known = state.is_table or (request.symbols is not None and not plan.gaps)
+        exact = known and whole and plan.window.first_instant is None and plan.window.last_instant is None
         return plan.schema, sum(file.rows for file in plan.files) if exact else -1
 
     # Planning and filling
@@ -131,12 +133,18 @@ class Reads:
         needed = named is None or any(name not in state.coverage for name in named)
         if not needed or request.on_miss == "cached":
             return None
+        must_know = named is None and request.on_miss == "fill" and self._desk.source(request.dataset) is not None
         try:
-            return self._desk.listed(request.dataset)
+            listed = self._desk.listed(request.dataset)
         except SourceError:
-            if request.symbols is None and request.on_miss == "fill":
+            if must_know:
                 raise
             return None
+        if listed is None and must_know:  # answering with what is held would be a silent gap
+            raise InvalidRequest(
+                f"the source of {request.dataset} cannot list its symbols: name them, or read what is held with on_miss='cached'"
+            )
+        return listed
 
     def _close_gaps(self, request: ReadRequest, plan: Plan, state: DatasetState, info: ReadInfo) -> None:
         """Return once the gaps of *plan* are stored."""
@@ -170,7 +178,15 @@ class Reads:
         batches = self._batches(plan, files, info, filled)
         first = next(batches, None)  # the first rows are read here, where a damaged file can still be mended
         held.callback(self._finish, info, started)
-        return Answer(plan.schema, chain([] if first is None else [first], batches), info, held.pop_all())
+        return Answer(plan.schema, chain([] if first is None else [first], self._rest(batches)), info, held.pop_all())
+
+    def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""
+        try:
+            yield from batches
+        except DamagedFile as damage:
+            self._repairs.mend(damage)
+            raise CorruptFile(f"{damage}; it has been set aside, and what it held is forgotten: read again") from damage
 
     def _tell(self, plan: Plan, state: DatasetState, info: ReadInfo) -> None:
         reason = "not_cached" if self._desk.source(info.dataset) else "no_source"

@@ -34,7 +34,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class SymbolLister(Protocol):
-    """A source that can also say which symbols it has: needed for reads of all symbols."""
+    """A source that can also say which symbols it has: needed for reads that name none, and to tell unknown ones."""
 
     def symbols(self, dataset: str) -> Sequence[str]:
         """Return the canonical symbols of *dataset*, in any order."""
