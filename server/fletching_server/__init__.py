@@ -13,8 +13,23 @@
 ``fletching.open`` uses ``open_engine``; everything else is for those who extend the server.
 """
 
-from fletching_server.embedding import open_engine
-from fletching_server.engine import Engine
-from fletching_server.settings import Settings
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fletching_server.embedding import open_engine
+    from fletching_server.engine import Engine
+    from fletching_server.settings import Settings
 
 __all__ = ["Engine", "Settings", "open_engine"]
+
+_HOMES = {"Engine": "engine", "Settings": "settings", "open_engine": "embedding"}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name from its module, on first use: a source's worker process needs no engine."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -44,6 +44,7 @@ class Image:
     runs: dict[str, tuple[int, int]] = field(repr=False)
     days: tuple[int, int]
     _projections: dict[tuple[str, ...], pa.Table] = field(default_factory=dict, repr=False, compare=False)
+    _row_bytes: dict[tuple[str, ...], float] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def first_day(self) -> int:
@@ -59,7 +60,14 @@ class Image:
         """Return the table with *names* only, in that order, without copying; remembered, as streams ask it often."""
         key = tuple(names)
         if (known := self._projections.get(key)) is None:
-            known = self._projections[key] = self.table.select(list(key)).replace_schema_metadata(None)
+            known = self._projections[key] = self.table.select(list(key))
+        return known
+
+    def row_bytes(self, names: Sequence[str]) -> float:
+        """Return what a row of *names* takes, on average over the image; remembered, as counting buffers is slow."""
+        key = tuple(names)
+        if (known := self._row_bytes.get(key)) is None:
+            known = self._row_bytes[key] = self.columns(key).nbytes / max(self.table.num_rows, 1)
         return known
 
     def find(self, symbol: str, window: Window) -> tuple[int, int]:
@@ -79,7 +87,7 @@ class Image:
 
 def build_image(dataset: Dataset, table: pa.Table) -> Image:
     """Return *table* as an image; it must have the dataset's key columns and be sorted, which is checked."""
-    table = _owned(table.combine_chunks(), dataset.time)
+    table = _owned(table.combine_chunks(), dataset.time).replace_schema_metadata(dataset.schema.metadata)
     sessions = session_days(table, dataset)
     times = instants(table, dataset.time)
     symbols, offsets = _runs(table.column(dataset.symbol))

@@ -127,6 +127,13 @@ def _rows_within(piece: Piece, filled: Mapping[str, Sequence[Days]]) -> int:
     return sum(int(days.searchsorted(run.last, "right") - days.searchsorted(run.first)) for run in filled.get(piece.symbol, ()))
 
 
+def weighed(found: Iterable[Piece], columns: Sequence[str], info: ReadInfo) -> Iterator[Piece]:
+    """Yield *found* unchanged, telling *info* how many bytes *columns* of it take."""
+    for piece in found:
+        info.bytes += round(piece.run.image.row_bytes(columns) * (piece.stop - piece.start))
+        yield piece
+
+
 def slices(found: Iterable[Piece], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield the rows of *found* with *columns*; pieces that continue each other in one run become one slice."""
     held: Piece | None = None

@@ -59,6 +59,7 @@ def retyped(name: str, kind: pa.DataType) -> pa.Schema:
         ({"schema": retyped("symbol", pa.int64())}, "must be a string"),
         ({"schema": retyped("ts", pa.timestamp("us"))}, "time zone"),
         ({"schema": retyped("ts", pa.int64())}, "must be a date or a timestamp"),
+        ({"calendar": "XSHG"}, "add a column trading_date"),
         ({"period": "week"}, "period is one of"),
         ({"notation": "stock"}, "notation one of"),
         ({"buckets": 0}, "at least 1"),
@@ -145,6 +146,7 @@ def test_every_field_of_a_dataset_travels_as_json(
         first_session=first,
         fresh_seconds=fresh,
         calendar=calendar,
+        schema=SCHEMA.append(pa.field("trading_date", pa.date32())),
     )
     assert Dataset.from_json(json.loads(json.dumps(sent.to_json()))) == sent
 
