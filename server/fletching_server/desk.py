@@ -80,6 +80,12 @@ class Desk:
         """Return the names of all sources."""
         return sorted({source.name for source in self._sources.values()})
 
+    def calls_at_once(self, name: str, most: int) -> int:
+        """Return how many calls the source *name* may get at a time: *most*, or what it states as ``concurrent_calls``."""
+        return min(
+            [most, *(getattr(source, "concurrent_calls", most) for source in self._sources.values() if source.name == name)]
+        )
+
     def listed(self, dataset: str, *, fresh: bool = False) -> frozenset[str] | None:
         """Return the symbols that the source lists, at most a minute old; None where it cannot tell."""
         source = self._sources.get(dataset)

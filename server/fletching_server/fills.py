@@ -59,7 +59,10 @@ class Fills:
         self._lock = threading.Lock()
         self._board: dict[tuple[str, str], list[_Flight]] = defaultdict(list)
         # A pool per source: one that hangs must not keep another's calls waiting.
-        self._pools = {name: ThreadPoolExecutor(concurrency, thread_name_prefix=f"fill-{name}") for name in desk.names()}
+        self._pools = {
+            name: ThreadPoolExecutor(desk.calls_at_once(name, concurrency), thread_name_prefix=f"fill-{name}")
+            for name in desk.names()
+        }
 
     def close_gaps(self, state: DatasetState, gaps: Gaps, oldest: float) -> tuple[int, int]:
         """Return (calls made, calls joined) once all *gaps* are filled; the first failure is raised, and never kept."""

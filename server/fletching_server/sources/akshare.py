@@ -74,6 +74,7 @@ class AkshareSource:
     """
 
     name = "akshare"
+    concurrent_calls = 1  # more would only wait for the child, with their deadlines running
 
     def __init__(self, deadline_seconds: float = 30.0) -> None:
         if importlib.util.find_spec("akshare") is None:

@@ -18,7 +18,8 @@ class Source(Protocol):
     a symbol's whole history), sorted by symbol, time and the remaining keys, unique by key, with the dataset's columns.
     Nullable columns may be left out. A row missing from the answer means "there is nothing for that cell", and that
     is remembered: trouble must be raised (any exception), never returned as an empty table. ``fetch`` is called from
-    several threads at once.
+    several threads at once, unless the source has an attribute ``concurrent_calls`` that allows fewer. A method ``close``
+    is called when the cache closes.
     """
 
     name: str
