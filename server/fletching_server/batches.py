@@ -12,7 +12,7 @@ import pyarrow as pa
 
 TARGET_BYTES: Final = 2 << 20
 _MOST_ROWS: Final = 131_072  # narrow tables: Polars and DuckDB work on pieces of about this size anyway
-_VIEWS: Final = frozenset({pa.string_view(), pa.binary_view()})
+_VIEW: Final = pa.string_view()
 
 
 def row_bytes(schema: pa.Schema) -> float:
@@ -34,25 +34,28 @@ def rows_per_batch(table_bytes: int, rows: int, share: float = 1.0) -> int:
     return max(1, min(_MOST_ROWS, int(TARGET_BYTES * rows / (table_bytes * share))))
 
 
-def holds_text(schema: pa.Schema) -> bool:
-    """Return whether batches of *schema* may refer to text that lies outside their rows: see ``tight``."""
-    return any(item.type in _VIEWS for item in schema)
-
-
 def tight(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return *batch* with no more text than its own rows hold; the other columns are not copied.
 
     Arrow's writer sends every text buffer that a column of views refers to, whole: a slice of ten rows would travel with
     the text of the partition. Text of up to 12 bytes lies in the views, so most columns have no such buffer.
     """
-    if not any(_has_text(column) for column in batch.columns):
+    if not has_text(batch):
         return batch
-    columns = [column.cast(pa.large_binary()).cast(column.type) if _has_text(column) else column for column in batch.columns]
+    columns = [column.cast(pa.large_string()).cast(_VIEW) if _refers(column) else column for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
-def _has_text(column: pa.Array) -> bool:
-    return column.type in _VIEWS and len(column.buffers()) > 2  # validity, views, then text
+def has_text(rows: pa.Table | pa.RecordBatch) -> bool:
+    """Return whether a column of *rows* refers to text that may lie outside of them."""
+    places = [place for place, kind in enumerate(rows.schema.types) if kind == _VIEW]
+    columns = [rows.column(place) for place in places]
+    chunks = [chunk for column in columns for chunk in (column.chunks if isinstance(column, pa.ChunkedArray) else [column])]
+    return any(_refers(chunk) for chunk in chunks)
+
+
+def _refers(column: pa.Array) -> bool:
+    return column.type == _VIEW and len(column.buffers()) > 2  # after validity and views comes the text
 
 
 def cut(slices: Iterable[pa.Table], size: int) -> Iterator[pa.RecordBatch]:

@@ -22,6 +22,7 @@ from fletching_schemas import ACTION_HELP, Action, ReadRequest, WriteRequest
 from fletching_schemas import errors as e
 from fletching_schemas.datasets import decode_json
 from fletching_schemas.requests import MAX_REQUEST_BYTES
+from fletching_server.batches import has_text, tight
 from fletching_server.engine import Engine
 from fletching_server.reads import Answer
 
@@ -71,7 +72,7 @@ def _translated(handler: Callable[P, R]) -> Callable[P, R]:
             raise to_flight_error(error) from None
 
     # pyarrow forgets get_schema: what that raises travels with this very frame, which shall name no path of this machine.
-    wrapped.__code__ = wrapped.__code__.replace(co_filename="fletching")  # type: ignore[attr-defined]
+    wrapped.__code__ = wrapped.__code__.replace(co_filename="<fletching>")  # type: ignore[attr-defined]
     return wrapped
 
 
@@ -175,6 +176,8 @@ class FlightEdge(fl.FlightServerBase):  # type: ignore[misc]  # the same
         request = ReadRequest.from_bytes(ticket.ticket)
         answer = self._engine.read(request, "flight")
         context.get_middleware("call").holds.callback(answer.close)
+        if answer.whole is not None and not request.info and not has_text(answer.whole):
+            return fl.RecordBatchStream(answer.whole.to_reader(max_chunksize=answer.batch_rows))
         return fl.GeneratorStream(answer.schema, _stream(answer, with_info=request.info))
 
     @_translated
@@ -186,11 +189,17 @@ class FlightEdge(fl.FlightServerBase):  # type: ignore[misc]  # the same
         writer: fl.FlightMetadataWriter,
     ) -> None:
         """Store the rows, then acknowledge with a ``WriteResult``."""
-        del context
         self._check_open()
         request = _write_request(descriptor)
-        result = self._engine.write(request, self._received(reader))
-        writer.write(pa.py_buffer(result.to_bytes()))
+        rows = self._received(reader)
+        # The stream of a client that died ends like a whole one. Its call counts as cancelled, but perhaps not yet.
+        if context.is_cancelled() or request.rows not in {None, rows.num_rows}:
+            raise e.InvalidRequest(f"the write to {request.table} broke off after {rows.num_rows:,} rows; nothing was stored")
+        result = self._engine.write(request, rows)
+        try:
+            writer.write(pa.py_buffer(result.to_bytes()))
+        except (OSError, pa.ArrowException):
+            log.info("a writer left before it was told that its rows are stored", table=request.table, rows=rows.num_rows)
 
     def _received(self, reader: fl.MetadataRecordBatchReader) -> pa.Table:
         limit = int(self._engine.settings.max_write_bytes)
@@ -253,10 +262,10 @@ def _stream(answer: Answer, *, with_info: bool) -> Iterator[Any]:
     """Yield the batches; the last one carries the info, so one batch is held back where it is asked for."""
     try:
         if not with_info:
-            yield from answer
+            yield from map(tight, answer)
             return
         last: pa.RecordBatch | None = None
-        for batch in answer:
+        for batch in map(tight, answer):
             if last is not None:
                 yield last
             last = batch

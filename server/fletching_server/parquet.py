@@ -23,21 +23,21 @@ _FORMAT: Final = pads.ParquetFileFormat(
 
 def encode(dataset: Dataset, table: pa.Table, facts: dict[str, Any]) -> pa.Buffer:
     """Return *table* (sorted, in the dataset's schema) as a Parquet file that tells *facts* about itself in its footer."""
-    plain = table.cast(_plain_schema(table.schema)).replace_schema_metadata(
-        {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(facts).encode()}
-    )
+    plain = table.cast(_plain_schema(table.schema))
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        plain,
+    with pq.ParquetWriter(
         sink,
-        row_group_size=ROW_GROUP_ROWS,
+        plain.schema,
         compression="zstd",
         use_dictionary=[item.name for item in plain.schema if pa.types.is_string(item.type)],
         write_page_checksum=True,
         write_page_index=True,
         store_schema=False,  # a foreign reader must not need Arrow's types
         sorting_columns=[pq.SortingColumn(plain.schema.get_field_index(name)) for name in dataset.sort_keys],
-    )
+    ) as writer:
+        writer.write_table(plain, row_group_size=ROW_GROUP_ROWS)
+        # Said here, because without store_schema the metadata of the table is not written.
+        writer.add_key_value_metadata({**(plain.schema.metadata or {}), METADATA_KEY: json.dumps(facts).encode()})
     return sink.getvalue()
 
 

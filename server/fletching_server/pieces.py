@@ -128,9 +128,11 @@ def _rows_within(piece: Piece, filled: Mapping[str, Sequence[Days]]) -> int:
 
 
 def weighed(found: Iterable[Piece], columns: Sequence[str], info: ReadInfo) -> Iterator[Piece]:
-    """Yield *found* unchanged, telling *info* how many bytes *columns* of it take."""
+    """Yield *found*, already ``counted``, unchanged, telling *info* how many bytes *columns* of it take."""
     for piece in found:
         info.bytes += round(piece.run.image.row_bytes(columns) * (piece.stop - piece.start))
+        for use in info.tiers.values():
+            use.bytes = info.bytes * use.rows // max(info.rows, 1)
         yield piece
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ from fletching_server.cold import ColdTier
 from fletching_server.desk import Desk
 from fletching_server.fills import Fills
 from fletching_server.hot import HotTier
-from fletching_server.pieces import Piece, Run, counted, pieces, slices
+from fletching_server.pieces import Piece, Run, counted, pieces, slices, weighed
 from fletching_server.plan import Gaps, Plan, World, named_symbols, oldest_fetch, resolve, share_of, told_gaps, unknown
 from fletching_server.repair import Repairs
 from fletching_server.snapshot import DatasetState, StoredFile
@@ -36,10 +36,22 @@ Held = tuple[StoredFile, Run | None]
 
 
 class Answer:
-    """A schema, its batches, and the info that is complete when they have ended. Close it, or read it to its end."""
+    """A schema, its batches, and the info that is complete when they have ended. Close it, or read it to its end.
 
-    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch], info: ReadInfo, held: ExitStack) -> None:
-        self.schema, self.info = schema, info
+    ``whole`` are all the rows, where they lie in memory as one run: nothing can fail any more and no code of ours is needed
+    to cut them, so C++ may stream them by itself, in batches of ``batch_rows``.
+    """
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        batches: Iterator[pa.RecordBatch],
+        info: ReadInfo,
+        held: ExitStack,
+        whole: pa.Table | None = None,
+        batch_rows: int = 0,
+    ) -> None:
+        self.schema, self.info, self.whole, self.batch_rows = schema, info, whole, batch_rows
         self._batches, self._held = batches, held
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -175,10 +187,16 @@ class Reads:
         info.partitions = len(files)
         if request.info:
             self._tell(plan, state, info)
-        batches = self._batches(plan, files, info, filled)
-        first = next(batches, None)  # the first rows are read here, where a damaged file can still be mended
+        found = weighed(counted(self._pieces(plan, files), info, filled), plan.schema.names, info)
+        rows = slices(found, plan.schema.names)
+        in_memory = all(run for _, run in files)
+        ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
+        size = _batch_rows(plan, files)
         held.callback(self._finish, info, started)
-        return Answer(plan.schema, chain([] if first is None else [first], self._rest(batches)), info, held.pop_all())
+        if in_memory and len(ahead) < 2:
+            whole = ahead[0] if ahead else plan.schema.empty_table()
+            return Answer(plan.schema, iter(whole.to_batches(max_chunksize=size)), info, held.pop_all(), whole, size)
+        return Answer(plan.schema, self._rest(cut(chain(ahead, rows), size)), info, held.pop_all())
 
     def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""
@@ -213,16 +231,6 @@ class Reads:
         held.callback(lease.release)
         return file, Run(lease.image, tier, file.rank)
 
-    def _batches(self, plan: Plan, files: Sequence[Held], info: ReadInfo, filled: Gaps) -> Iterator[pa.RecordBatch]:
-        found = counted(self._pieces(plan, files), info, filled)
-        held_bytes, rows = sum(file.memory_bytes for file, _ in files), sum(file.rows for file, _ in files)
-        size = rows_per_batch(held_bytes, rows, row_bytes(plan.schema) / row_bytes(plan.dataset.schema))
-        for batch in cut(slices(found, plan.schema.names), size):
-            info.bytes += batch.nbytes
-            yield pa.RecordBatch.from_arrays(batch.columns, schema=plan.schema)
-        for use in info.tiers.values():
-            use.bytes = info.bytes * use.rows // max(info.rows, 1)
-
     def _pieces(self, plan: Plan, files: Sequence[Held]) -> Iterator[Piece]:
         for symbols in _groups(plan.symbols, [file for file, run in files if run is None]):
             runs = [run or self._read(plan, file, symbols) for file, run in files]
@@ -231,6 +239,12 @@ class Reads:
     def _read(self, plan: Plan, file: StoredFile, symbols: Sequence[str]) -> Run:
         image = self._cold.select(plan.dataset, file, symbols, plan.window, plan.schema.names)
         return Run(image, "cold", file.rank)
+
+
+def _batch_rows(plan: Plan, files: Sequence[Held]) -> int:
+    held_bytes, rows = sum(file.memory_bytes for file, _ in files), sum(file.rows for file, _ in files)
+    share = 1.0 if plan.schema is plan.dataset.schema else row_bytes(plan.schema) / row_bytes(plan.dataset.schema)
+    return rows_per_batch(held_bytes, rows, share)
 
 
 def _either(one: Gaps, other: Gaps) -> Gaps:

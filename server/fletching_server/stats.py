@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
+from typing import Final
 
-_LATENCIES_KEPT = 2048  # percentiles over the last reads; enough for a stable p99 without growing
+_LATENCIES_KEPT: Final = 2048  # percentiles over the last reads; enough for a stable p99 without growing
+_PERCENTILES: Final = (("read_ms_p50", 0.5), ("read_ms_p95", 0.95), ("read_ms_p99", 0.99))
+
+COUNTERS: Final[dict[str, str]] = {
+    "reads": "Reads that ended.",
+    "full_hits": "Reads that neither called a source nor waited for another's call.",
+    "rows": "Rows answered.",
+    "bytes": "Bytes answered, as Arrow.",
+    "hot_rows": "Rows answered from memory.",
+    "cold_rows": "Rows answered from Parquet.",
+    "source_rows": "Rows answered that were fetched for the very read.",
+    "upstream_calls": "Calls to sources.",
+    "failed_fills": "Calls to sources that failed, or whose answer was refused.",
+    "filled_rows": "Rows that sources delivered.",
+    "fetch_seconds": "Time spent in sources.",
+    "store_seconds": "Time spent checking, writing and committing what they delivered.",
+    "writes": "Writes into user tables.",
+    "written_rows": "Rows of those writes.",
+    "folded_segments": "Segments folded into partitions.",
+}
 
 
 class Stats:
-    """Counters of one engine, safe to use from any thread."""
+    """Counters of one engine, safe to use from any thread; every counter is there from the start."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, float] = dict.fromkeys(COUNTERS, 0)
         self._latencies: deque[float] = deque(maxlen=_LATENCIES_KEPT)
 
     def add(self, **amounts: float) -> None:
-        """Add each named amount to its counter."""
+        """Add each named amount to its counter; ``KeyError`` for a counter that does not exist."""
         with self._lock:
             for name, amount in amounts.items():
-                self._counts[name] += amount  # type: ignore[assignment]  # Counter is typed for int only
+                self._counts[name] += amount
 
     def read_took(self, milliseconds: float) -> None:
         """Record how long one read took from its request to the end of its stream."""
@@ -31,6 +51,6 @@ class Stats:
         """Return all counters, and percentiles of the last reads in milliseconds."""
         with self._lock:
             counts, latencies = dict(self._counts), sorted(self._latencies)
-        for name, share in (("read_ms_p50", 0.5), ("read_ms_p95", 0.95), ("read_ms_p99", 0.99)):
-            counts[name] = round(latencies[int(share * (len(latencies) - 1))], 3) if latencies else 0.0  # type: ignore[assignment]
-        return counts  # type: ignore[return-value]
+        for name, share in _PERCENTILES:
+            counts[name] = round(latencies[int(share * (len(latencies) - 1))], 3) if latencies else 0.0
+        return counts
