@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -32,40 +33,14 @@ class Service:
         self._engine = engine
         self._drain_seconds = drain_seconds
         self._taken = ExitStack()
-        location = self._checked(listen, insecure=insecure)
+        address = Address.parse(listen, insecure=insecure)
+        address.take(self._taken)
         try:
-            self._edge = FlightEdge(engine, location)
+            self._edge = FlightEdge(engine, address.location)
         except Exception as error:
             self._taken.close()
-            raise _why_not(listen, error) from error
-        self.url = location if location.startswith("grpc+unix") else f"grpc://{_host(location)}:{self._edge.port}"
-
-    def _checked(self, listen: str, *, insecure: bool) -> str:
-        parts = urlsplit(listen)
-        if parts.scheme == "grpc+unix" and not parts.netloc and parts.path:
-            self._take_socket(Path(parts.path))
-            return listen
-        if parts.scheme not in {"grpc", "grpc+tcp"} or not parts.hostname or parts.path:
-            raise InvalidRequest(f"cannot listen at {listen!r}; write grpc://HOST:PORT or grpc+unix:///PATH.sock")
-        if not insecure and not _is_loopback(parts.hostname):
-            raise InvalidRequest(
-                f"{parts.hostname} can be reached from other machines, and this version has no authentication yet: "
-                "listen at 127.0.0.1, or say --insecure if the network is trusted"
-            )
-        return listen
-
-    def _take_socket(self, path: Path) -> None:
-        """Own the socket file: a second server would bind silently and make the first unreachable."""
-        if len(str(path).encode()) > SOCKET_PATH_BYTES:
-            raise InvalidRequest(f"the socket path {path} is longer than {SOCKET_PATH_BYTES} bytes; choose a shorter one")
-        if not path.parent.exists():
-            disk.make_folder(path.parent)
-            path.parent.chmod(0o700)
-        try:
-            lock = disk.Lock(path.with_name(path.name + ".lock"))
-        except BlockingIOError as error:
-            raise ListenFailed(f"{path} is served by {error}; stop it, or listen elsewhere") from error
-        self._taken.callback(lock.release)
+            raise ListenFailed(f"cannot listen at {listen}: {str(error).splitlines()[0]}") from error
+        self.url = address.url(self._edge.port)
 
     @property
     def active_calls(self) -> int:
@@ -110,9 +85,72 @@ def wait_for_signal() -> str:
     return signal.Signals(received[0]).name
 
 
-def _host(location: str) -> str:
-    host = urlsplit(location).hostname or "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens: a host and a port, or a socket file."""
+
+    location: str
+    host: str
+    port: int
+    socket_path: Path | None = None
+
+    @classmethod
+    def parse(cls, listen: str, *, insecure: bool = False) -> Address:
+        """Return the address that *listen* writes; ``InvalidRequest`` where it is none, or open to other machines."""
+        parts = urlsplit(listen)
+        if parts.scheme == "grpc+unix" and not parts.netloc and parts.path:
+            if len(parts.path.encode()) > SOCKET_PATH_BYTES:
+                raise InvalidRequest(
+                    f"the socket path {parts.path} is longer than {SOCKET_PATH_BYTES} bytes; choose a shorter one"
+                )
+            return cls(listen, "", -1, Path(parts.path))
+        try:
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise InvalidRequest(f"cannot listen at {listen!r}: {error}") from error
+        if parts.scheme not in {"grpc", "grpc+tcp"} or not host or port is None or parts.path:
+            raise InvalidRequest(f"cannot listen at {listen!r}; write grpc://HOST:PORT or grpc+unix:///PATH.sock")
+        if not insecure and not _is_loopback(host):
+            raise InvalidRequest(
+                f"{host} can be reached from other machines, and this version has no authentication yet: "
+                "listen at 127.0.0.1, or say --insecure if the network is trusted"
+            )
+        return cls(listen, host, port)
+
+    def url(self, bound_port: int) -> str:
+        """Return what a client connects to, with the port that was bound."""
+        return self.location if self.socket_path else f"grpc://{f'[{self.host}]' if ':' in self.host else self.host}:{bound_port}"
+
+    def take(self, taken: ExitStack) -> None:
+        """Make sure that nobody else serves here, or raise ``ListenFailed``; *taken* gives a socket's lock back."""
+        if self.socket_path:
+            _take_socket(self.socket_path, taken)
+        else:
+            _probe(self.host, self.port)
+
+
+def _take_socket(path: Path, taken: ExitStack) -> None:
+    """Own the socket file: a second server would bind silently and make the first unreachable."""
+    if not path.parent.exists():
+        disk.make_folder(path.parent)
+        path.parent.chmod(0o700)
+    try:
+        lock = disk.Lock(path.with_name(path.name + ".lock"))
+    except BlockingIOError as error:
+        raise ListenFailed(f"{path} is served by {error}; stop it, or listen elsewhere") from error
+    taken.callback(lock.release)
+
+
+def _probe(host: str, port: int) -> None:
+    """Bind once and let go: gRPC itself only says that it did not start, and prints its reason on stderr."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an address in TIME_WAIT is free
+            probe.bind((host, port))
+    except OSError as error:
+        raise ListenFailed(
+            f"cannot listen at {host}:{port}: {error.strerror}; stop what uses it, or choose another port (0: any free one)"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:
@@ -120,17 +158,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _why_not(listen: str, error: Exception) -> Error:
-    parts = urlsplit(listen)
-    if parts.hostname:
-        try:
-            with socket.socket(socket.AF_INET6 if ":" in parts.hostname else socket.AF_INET) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((parts.hostname, parts.port or 0))
-        except OSError as reason:
-            return ListenFailed(
-                f"cannot listen at {listen}: {reason.strerror}; stop what uses it, or choose another port (0: any free one)"
-            )
-    return ListenFailed(f"cannot listen at {listen}: {str(error).splitlines()[0]}")

@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from fletching_server.engine import Engine
-from fletching_server.service import Service, wait_for_signal
+from fletching_server.service import Address, Service, wait_for_signal
 from fletching_server.settings import Settings, load_settings
 from fletching_server.sources.registry import make_source
 
@@ -50,6 +50,7 @@ def serve(
     """
     settings = load_settings(config, store=store, listen=listen, sources=source, memory=memory)
     configure_logging(settings)
+    Address.parse(settings.listen, insecure=insecure)  # before a store is created for nothing
     if not settings.sources:
         log.warning("no source: only what the store holds and user tables are served", store=str(settings.store))
     with Engine(settings, [make_source(spec) for spec in settings.sources]) as engine:
