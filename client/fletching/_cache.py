@@ -79,8 +79,7 @@ class Cache:
             info=info,
         )
         answer = self._transport.read(request)
-        table = pa.Table.from_batches(list(answer), schema=answer.schema)
-        frame = to_output(table, output)
+        frame = to_output(answer.table(), output)
         return (frame, answer.info) if info else frame
 
     def stream(
@@ -98,7 +97,10 @@ class Cache:
         profile: str | None = None,
         on_miss: str = "fill",
     ) -> pa.RecordBatchReader:
-        """Return the same rows as ``read``, batch by batch (1-4 MB); close the reader where it is not read to its end."""
+        """Return the same rows as ``read``, batch by batch (1-4 MB).
+
+        To stop before the end, let go of the reader (``del reader``): pyarrow does not pass its ``close()`` on.
+        """
         request = _read_request(
             dataset,
             symbols,
@@ -114,7 +116,9 @@ class Cache:
             info=False,
         )
         answer = self._transport.read(request)
-        return pa.RecordBatchReader.from_batches(answer.schema, _closing(answer))
+        batches = _closing(answer)
+        next(batches)
+        return pa.RecordBatchReader.from_batches(answer.schema, batches)
 
     def scan(self, *args: Any, **kwargs: Any) -> pl.LazyFrame:
         """Raise ``NotBuilt``: the lazy scan comes with a later version; ``read`` takes symbols, range and columns."""
@@ -246,8 +250,10 @@ def _listed(names: Symbols) -> Sequence[str] | None:
     return [names] if isinstance(names, str) else names if names is None else list(names)
 
 
-def _closing(answer: Answer) -> Iterator[pa.RecordBatch]:
+def _closing(answer: Answer) -> Iterator[pa.RecordBatch | None]:
+    """Yield None at once, then the batches: a generator that was never started would not close the answer."""
     try:
+        yield None
         yield from answer
     finally:
         answer.close()

@@ -25,12 +25,12 @@ def open(  # noqa: A001  # on purpose, as gzip.open
     ``memory="4GiB"``. Raises ``StoreInUse`` where another process has the store open.
     """
     try:
-        import fletching_server  # noqa: PLC0415  # only those who embed the server pay for importing it
+        from fletching_server import open_engine  # noqa: PLC0415  # only those who embed the server pay for importing it
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.split(".")[0] == "fletching_server":
             raise
         raise ImportError(f"fletching.open needs {error.name}: pip install 'fletching[server]'") from error
-    return Cache(EmbeddedTransport(fletching_server.open_engine(store, sources, clock, **settings)))
+    return Cache(EmbeddedTransport(open_engine(store, sources, clock, **settings)))
 
 
 class EmbeddedTransport:

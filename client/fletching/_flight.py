@@ -1,11 +1,17 @@
-"""The Flight plane: one connection per process, errors rebuilt from their codes. The only module that speaks Flight."""
+"""The Flight plane: one connection per cache, errors rebuilt from their codes. The only module that speaks Flight."""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
+import time
+import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -28,6 +34,7 @@ def connect(url: str | None = None, *, timeout: float = 300.0) -> Cache:
 
     ``grpc://HOST:PORT`` or ``grpc+unix:///PATH``. *timeout* bounds each call in seconds, fetching from upstream included.
     Raises ``ServerUnreachable`` where nobody answers, ``InvalidRequest`` for an address that is none.
+    A cache works on in forked children too, unless a stream was open at the fork.
     """
     address = url or os.environ.get("FLETCHING_URL") or DEFAULT_URL
     transport = FlightTransport(address, timeout)
@@ -45,39 +52,52 @@ class FlightTransport:
     def __init__(self, address: str, timeout: float) -> None:
         self.address = address
         self._timeout = timeout
+        self._options = fl.FlightCallOptions(timeout=timeout, read_options=_ALIGNED)
         self._lock = threading.Lock()
         self._client: fl.FlightClient | None = None
-        self._process = 0
+        _TRANSPORTS.add(self)
 
     def _connected(self) -> fl.FlightClient:
-        """Return this process's own client: a forked child must not use its parent's connection."""
+        """Return the connection, made anew where there is none."""
+        if _GRPC_LOST.is_set():
+            raise ServerUnreachable(
+                "this process was forked while a stream was read or something else used gRPC, which does not survive that; "
+                "start processes by 'spawn' (multiprocessing.get_context('spawn')), or fork before reading"
+            )
         with self._lock:
-            if self._client is None or self._process != os.getpid():
+            if self._client is None:
                 try:
                     self._client = fl.FlightClient(self.address)
                 except (pa.ArrowException, ValueError) as error:
                     raise InvalidRequest(
                         f"{self.address!r} is not an address; write grpc://HOST:PORT or grpc+unix:///PATH"
                     ) from error
-                self._process = os.getpid()
             return self._client
 
-    def _options(self) -> fl.FlightCallOptions:
-        return fl.FlightCallOptions(timeout=self._timeout, read_options=_ALIGNED)
+    def drop_connection(self) -> bool:
+        """Let go of the connection and tell whether there was one; the next call makes another."""
+        with self._lock:
+            had, self._client = self._client is not None, None
+            return had
+
+    def arrive_in_child(self) -> None:
+        """Take a new lock: the old one may be held by a thread that only the parent has."""
+        self._lock = threading.Lock()
 
     def read(self, request: ReadRequest) -> FlightAnswer:
         """Return the answer; the request itself is the ticket, so this is one round trip."""
         try:
-            reader = self._connected().do_get(fl.Ticket(request.to_bytes()), self._options())
-            return FlightAnswer(self, request, reader, reader.schema)
+            reader = self._connected().do_get(fl.Ticket(request.to_bytes()), self._options)
+            return FlightAnswer(self, request, reader)
         except (fl.FlightError, pa.ArrowException) as error:
             raise self.translated(error) from None
 
     def write(self, request: WriteRequest, rows: pa.Table) -> WriteResult:
         """Return once the server has acknowledged *rows* as durable."""
-        descriptor = fl.FlightDescriptor.for_command(request.to_bytes())
+        announced = replace(request, rows=rows.num_rows)
+        descriptor = fl.FlightDescriptor.for_command(announced.to_bytes())
         try:
-            writer, metadata = self._connected().do_put(descriptor, rows.schema, self._options())
+            writer, metadata = self._connected().do_put(descriptor, rows.schema, self._options)
             return self._put(writer, metadata, rows)
         except (fl.FlightError, pa.ArrowException) as error:
             raise self.translated(error) from None
@@ -99,16 +119,16 @@ class FlightTransport:
         descriptor = fl.FlightDescriptor.for_command(ReadRequest(dataset).to_bytes())
         try:
             try:
-                return self._connected().get_schema(descriptor, self._options()).schema
+                return self._connected().get_schema(descriptor, self._options).schema
             except pa.ArrowException:  # pyarrow's server loses the error of this call; that of the next it tells
-                return self._connected().get_flight_info(descriptor, self._options()).schema
+                return self._connected().get_flight_info(descriptor, self._options).schema
         except (fl.FlightError, pa.ArrowException) as error:
             raise self.translated(error) from None
 
     def act(self, action: Action, body: Mapping[str, Any]) -> dict[str, Any] | pa.Table:
         """Return what *action* answers."""
         try:
-            results = list(self._connected().do_action(fl.Action(action.value, action_body(body)), self._options()))
+            results = list(self._connected().do_action(fl.Action(action.value, action_body(body)), self._options))
         except (fl.FlightError, pa.ArrowException) as error:
             raise self.translated(error) from None
         raw = results[0].body
@@ -126,7 +146,7 @@ class FlightTransport:
                 return error_from_code(str(told["code"]), str(told["message"]))
             except (ValueError, KeyError, TypeError):
                 pass  # somebody else's server
-        text = str(error).splitlines()[0][:500]
+        text = (str(error).splitlines() or [type(error).__name__])[0][:500]
         if isinstance(error, fl.FlightTimedOutError):
             return SourceTimeout(f"{self.address} did not answer within {self._timeout:g} s (timeout=...): {text}")
         if isinstance(error, fl.FlightUnavailableError):
@@ -138,7 +158,7 @@ class FlightTransport:
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         with self._lock:
-            if self._client is not None and self._process == os.getpid():
+            if self._client is not None:
                 self._client.close()
             self._client = None
 
@@ -146,13 +166,19 @@ class FlightTransport:
 class FlightAnswer:
     """A stream under way."""
 
-    def __init__(
-        self, transport: FlightTransport, request: ReadRequest, reader: fl.FlightStreamReader, schema: pa.Schema
-    ) -> None:
-        self.schema = schema
+    def __init__(self, transport: FlightTransport, request: ReadRequest, reader: fl.FlightStreamReader) -> None:
         self.info = ReadInfo(request.dataset, "flight")
         self._transport, self._reader = transport, reader
+        self._with_info = request.info
         self._ended = False
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The schema; asking waits for the server's first word, so whoever reads all rows at once does not ask."""
+        try:
+            return self._reader.schema
+        except (fl.FlightError, pa.ArrowException) as error:
+            raise self._transport.translated(error) from None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
@@ -163,6 +189,17 @@ class FlightAnswer:
                     yield chunk.data
         finally:
             self.close()
+
+    def table(self) -> pa.Table:
+        """Return all rows, in place of iterating."""
+        if self._with_info:
+            return pa.Table.from_batches(list(self), schema=self.schema)
+        try:
+            table = self._reader.read_all()
+        except (fl.FlightError, pa.ArrowException) as error:
+            raise self._transport.translated(error) from None
+        self._ended = True
+        return table
 
     def _chunks(self) -> Iterator[fl.FlightStreamChunk]:
         while not self._ended:
@@ -180,3 +217,36 @@ class FlightAnswer:
         if not self._ended:
             self._ended = True
             self._reader.cancel()
+
+
+# gRPC works in a forked child only where none of it ran at the fork: else every call there hangs for ever. So connections
+# end before a fork, and the fork waits until gRPC's threads have left. An open stream keeps them: then the child is told.
+_TRANSPORTS: Final[weakref.WeakSet[FlightTransport]] = weakref.WeakSet()
+_GRPC_THREADS: Final = frozenset({"event_engine", "grpc_global_tim", "lifeguard"})
+_GRPC_ENDS_SECONDS: Final = 1.0  # it takes a few milliseconds
+_GRPC_LOST: Final = threading.Event()
+
+
+def _grpc_runs() -> bool:
+    names = set()
+    for thread in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # it has just left
+            names.add(thread.read_text().strip())
+    return not names.isdisjoint(_GRPC_THREADS)
+
+
+def _prepare_fork() -> None:
+    dropped = [transport.drop_connection() for transport in list(_TRANSPORTS)]
+    until = time.monotonic() + (_GRPC_ENDS_SECONDS if any(dropped) else 0)
+    while (runs := _grpc_runs()) and time.monotonic() < until:
+        time.sleep(0.001)
+    if runs:
+        _GRPC_LOST.set()  # in the parent only until the fork is done
+
+
+def _arrive_in_child() -> None:
+    for transport in list(_TRANSPORTS):
+        transport.arrive_in_child()
+
+
+os.register_at_fork(before=_prepare_fork, after_in_parent=_GRPC_LOST.clear, after_in_child=_arrive_in_child)

@@ -26,6 +26,10 @@ class Answer(Protocol):
 
     def __iter__(self) -> Iterator[pa.RecordBatch]: ...
 
+    def table(self) -> pa.Table:
+        """Return all rows, in place of iterating."""
+        ...
+
     def close(self) -> None:
         """Stop early, and let go of what is held for the answer."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
@@ -23,6 +23,9 @@ MAX_AGE_SECONDS: Final = 1e10  # three centuries; far larger numbers overflow th
 OnMiss = Literal["fill", "cached", "error"]
 WriteMode = Literal["upsert", "append", "replace"]
 PROFILES: Final[dict[str, float]] = {"trading": 60.0, "research": 3600.0, "backtesting": 86400.0}
+
+_ON_MISS: Final = get_args(OnMiss)
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))  # one for all: making it costs as much as using it
 
 Day = str | date | datetime | None
 
@@ -51,9 +54,11 @@ def _names(values: str | Sequence[str] | None, what: str) -> tuple[str, ...] | N
     """Return *values* as a tuple without repetitions, or None for "all"; every name is short printable text."""
     if values is None:
         return None
-    if isinstance(values, Mapping) or not isinstance(values, Iterable):  # a mapping would pass as its keys
+    if isinstance(values, str):
+        values = (values,)
+    elif isinstance(values, Mapping) or not isinstance(values, Iterable):  # a mapping would pass as its keys
         raise InvalidRequest(f"{what}={values!r:.40}; it is a name or a list of names")
-    listed = (values,) if isinstance(values, str) else tuple(values)
+    listed = tuple(values)
     for name in listed:
         if not isinstance(name, str) or not name.strip() or len(name) > MAX_SYMBOL_LENGTH or not name.isprintable():
             raise InvalidRequest(f"{what}: {name!r:.90} is not 1 to {MAX_SYMBOL_LENGTH} printable characters")
@@ -96,9 +101,8 @@ class _Wire:
 
     def to_bytes(self) -> bytes:
         """Return the request as it travels; ``InvalidRequest`` where it is larger than a server reads."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
-        asked = {name: _plain(value) for name, value in values.items() if value is not None}
-        raw = json.dumps({"kind": self.kind, "version": REQUEST_VERSION, **asked}, separators=(",", ":")).encode()
+        asked = {name: _plain(value) for name, value in vars(self).items() if value is not None}
+        raw = _ENCODER.encode({"kind": self.kind, "version": REQUEST_VERSION, **asked}).encode()
         if len(raw) > MAX_REQUEST_BYTES:
             raise InvalidRequest(f"the request takes {len(raw):,} bytes, at most {MAX_REQUEST_BYTES:,}: ask in parts")
         return raw
@@ -117,8 +121,8 @@ class _Wire:
             )
         if (kind := document.pop("kind", None)) != cls.kind:
             raise InvalidRequest(f"a request of kind {kind!r:.40} arrived where {cls.kind!r} is read")
-        known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
-        if unknown := sorted(set(document) - set(known)):
+        known: Mapping[str, object] = cls.__dataclass_fields__  # type: ignore[attr-defined]  # of every class that is sent
+        if unknown := sorted(document.keys() - known.keys()):
             shown = ascii(", ".join(unknown))[:90]  # ascii: a lone surrogate could not travel back
             raise InvalidRequest(f"unknown field {shown}; a {cls.kind} request has {', '.join(known)}")
         try:
@@ -165,7 +169,7 @@ class ReadRequest(_Wire):
         self._check_built()
 
     def _check_limits(self) -> None:
-        _one_of(self.on_miss, get_args(OnMiss), "on_miss")
+        _one_of(self.on_miss, _ON_MISS, "on_miss")
         if self.profile is not None:
             _one_of(self.profile, tuple(PROFILES), "profile")
         if not isinstance(self.info, bool):
@@ -182,10 +186,9 @@ class ReadRequest(_Wire):
             raise InvalidRequest(f"start {self.start} is after end {self.end}; did you mean to swap them?")
 
     def _check_built(self) -> None:
-        for name in ("adjust", "adjust_ref", "as_of"):
-            if getattr(self, name) is not None:
-                asked = f"{name}={getattr(self, name)!r:.40}"
-                raise NotBuilt(f"{asked}: {name} is not built yet; leave it out to read raw rows")
+        for name, value in (("adjust", self.adjust), ("adjust_ref", self.adjust_ref), ("as_of", self.as_of)):
+            if value is not None:
+                raise NotBuilt(f"{name}={value!r:.40}: {name} is not built yet; leave it out to read raw rows")
 
     @property
     def tolerated_age(self) -> float | None:
@@ -199,7 +202,8 @@ class WriteRequest(_Wire):
 
     ``keys`` (the first plays the symbol's part) and ``time`` are needed once, when the table is new. ``upsert``
     replaces rows of equal key, ``append`` refuses them, ``replace`` puts the rows in place of the whole table.
-    ``partition`` is the table's period, ``year``, ``month`` or ``day``, where it is new.
+    ``partition`` is the table's period, ``year``, ``month`` or ``day``, where it is new. ``rows`` says how many follow:
+    a stream of a client that died ends like any other, and fewer rows than were announced are not stored.
     """
 
     kind = "write"
@@ -209,6 +213,7 @@ class WriteRequest(_Wire):
     time: str | None = None
     mode: WriteMode = "upsert"
     partition: str | None = None
+    rows: int | None = None
 
     def __post_init__(self) -> None:
         _check_dataset(self.table)
@@ -218,6 +223,8 @@ class WriteRequest(_Wire):
             _one_of(self.partition, ("year", "month", "day"), "partition")
         if self.time is not None and not isinstance(self.time, str):
             raise InvalidRequest(f"time={self.time!r:.40}; it is the name of a column")
+        if self.rows is not None and (not isinstance(self.rows, int) or isinstance(self.rows, bool) or self.rows < 0):
+            raise InvalidRequest(f"rows={self.rows!r:.40}; it is the number of rows that follow")
 
 
 @dataclass(frozen=True)

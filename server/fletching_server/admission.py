@@ -6,6 +6,8 @@ A value that does not fit is an error that names column, row and value; nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import and_
 from typing import Any, Final
 
 import numpy as np
@@ -103,7 +105,8 @@ def key_frame(table: pa.Table, columns: Sequence[str]) -> pl.DataFrame:
 def check_unique(dataset: Dataset, table: pa.Table, fault: type[Error], what: str) -> None:
     """Raise *fault* with the first repeated key; *table* is sorted by its keys, so repetitions are neighbours."""
     keys = key_frame(table, dataset.sort_keys)
-    repeated = keys.select(pl.all_horizontal(pl.all() == pl.all().shift(1))).to_series().arg_true()
+    same = [now == before for now, before in map(_neighbours, keys)]
+    repeated = reduce(and_, same).arg_true() + 1
     if len(repeated):
         key = ", ".join(f"{name}={value}" for name, value in keys.row(repeated[0], named=True).items())
         raise fault(f"{what}: {len(repeated)} duplicate keys, the first at row {repeated[0]}: {key}; keys are {dataset.keys}")
@@ -127,10 +130,31 @@ def admit_fetched(dataset: Dataset, table: Any, request: FetchRequest, source: s
     return image
 
 
+def _neighbours(column: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Return *column* from its second row on, and up to its last but one: at a call per fill, expressions cost more."""
+    return column.slice(1), column.slice(0, max(len(column) - 1, 0))
+
+
+def _ascends(keys: pl.DataFrame) -> bool:
+    """Return whether every row is surely not before the one above it; comparing neighbours is far cheaper than sorting."""
+    (now, before), *earlier = map(_neighbours, reversed(keys.get_columns()))
+    ordered = now >= before
+    for now, before in earlier:
+        ordered = (now > before) | ((now == before) & ordered)
+    return ordered.null_count() == 0 and ordered.all()
+
+
 def _check_sorted(dataset: Dataset, table: pa.Table, what: str) -> None:
-    keys = key_frame(table, dataset.sort_keys).with_row_index("row of the answer")
-    if len(keys) < 2:
-        return
+    keys = key_frame(table, dataset.sort_keys)
+    if not _ascends(keys):
+        _tell_unsorted(dataset, keys.with_row_index("row of the answer"), what)
+    (symbol, above), (session, last) = map(_neighbours, key_frame(table, [dataset.symbol, dataset.session]))
+    wrong = ((session < last) & (symbol == above)).arg_true() + 1
+    if len(wrong):
+        raise BadSourceData(f"{what}: {dataset.session} goes back at row {wrong[0]} while {dataset.time} goes on")
+
+
+def _tell_unsorted(dataset: Dataset, keys: pl.DataFrame, what: str) -> None:
     ordered = keys.sort(dataset.sort_keys, maintain_order=True)["row of the answer"]
     moved = (ordered != keys["row of the answer"]).arg_true()
     if len(moved):
@@ -138,12 +162,6 @@ def _check_sorted(dataset: Dataset, table: pa.Table, what: str) -> None:
             f"{what}: rows are not sorted by {', '.join(dataset.sort_keys)}, row {moved[0]} is out of order; "
             "sort the table by these columns before returning it"
         )
-    sessions = key_frame(table, [dataset.symbol, dataset.session])
-    back = sessions.select(
-        (pl.col(dataset.session) < pl.col(dataset.session).shift(1)) & (pl.col(dataset.symbol) == pl.col(dataset.symbol).shift(1))
-    )
-    if (wrong := back.to_series().arg_true()).len():
-        raise BadSourceData(f"{what}: {dataset.session} goes back at row {wrong[0]} while {dataset.time} goes on")
 
 
 def _check_asked(dataset: Dataset, image: Image, request: FetchRequest, what: str) -> None:
@@ -165,9 +183,8 @@ def _check_bars(table: pa.Table, what: str) -> None:
     if not set(_BAR) <= set(table.column_names):
         return
     bars = key_frame(table, _BAR)
-    broken = bars.select(
-        (pl.col("low") > pl.min_horizontal("open", "close")) | (pl.col("high") < pl.max_horizontal("open", "close"))
-    ).to_series()
+    opened, high, low, close = bars
+    broken = (low > opened) | (low > close) | (high < opened) | (high < close)
     if len(rows := broken.arg_true()):
         values = ", ".join(f"{name}={value}" for name, value in bars.row(rows[0], named=True).items())
         raise BadSourceData(f"{what}: {len(rows)} bars break low <= open, close <= high; row {rows[0]}: {values}")

@@ -24,8 +24,10 @@ from fletching_server.cold import ColdTier
 from fletching_server.hot import HotTier
 from fletching_server.image import Image, build_image
 from fletching_server.pieces import merge_tables
+from fletching_server.plan import share_of
 from fletching_server.repair import Repairs
 from fletching_server.snapshot import DatasetState, StoredFile
+from fletching_server.spans import Days
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
 
@@ -35,6 +37,7 @@ FULL_BYTES: Final = 64 << 20  # this much in the journal is folded without waiti
 log = structlog.get_logger(__name__)
 
 _Target = tuple[str, int]  # period and bucket
+_Asked = dict[str, list[tuple[Days, int]]]
 
 
 class Compaction:
@@ -67,14 +70,19 @@ class Compaction:
             if not segments:
                 return 0
             parts = self._split(state.dataset, segments)
-            old = [file for file in state.files if file.kind == "partition" and (file.period, file.bucket) in parts]
-            added = [self._rewrite(state.dataset, target, tables, old) for target, tables in parts.items()]
+            partitions = [file for file in state.files if file.kind == "partition"]
+            old = [file for file in partitions if (file.period, file.bucket) in parts or _replaces_rows(segments, file)]
+            targets = {**parts, **{(file.period, file.bucket): [] for file in old if (file.period, file.bucket) not in parts}}
+            rewritten = (self._rewrite(state.dataset, target, tables, old, segments) for target, tables in targets.items())
+            added = [item for item in rewritten if item]
             removed = (*segments, *old)
             adjacent = self._calendars.get(state.dataset.calendar).adjacent
             files = tuple(file for file, _ in added)
             try:
                 self._store.commit(Swap(dataset, files, removed, adjacent, segments[-1].seq), retired=removed)
-            except LookupError:  # replaced, deleted or mended meanwhile: what was written is swept at the next start
+            except LookupError:  # replaced, deleted or mended meanwhile
+                for file in files:
+                    self._store.discard(file)
                 return 0
         warm = any(self._hot.holds(file.id) for file in removed)
         self._hot.drop({file.id for file in removed})
@@ -87,17 +95,21 @@ class Compaction:
     def _split(self, dataset: Dataset, segments: list[StoredFile]) -> dict[_Target, list[pa.Table]]:
         """Return the segments' rows by the partition they belong to, older commits first."""
         parts: dict[_Target, list[pa.Table]] = defaultdict(list)
+        asked = _asked(segments)
         for segment in segments:
-            for target, table in _by_target(dataset, self._image(dataset, segment)):
+            for target, table in _by_target(dataset, _standing(dataset, self._image(dataset, segment), segment.seq, asked)):
                 parts[target].append(table)
         return parts
 
     def _rewrite(
-        self, dataset: Dataset, target: _Target, tables: list[pa.Table], old: list[StoredFile]
-    ) -> tuple[StoredFile, Image]:
-        """Write the next generation of one partition: its present rows with *tables* over them."""
-        base = [self._image(dataset, file).table for file in old if (file.period, file.bucket) == target]
+        self, dataset: Dataset, target: _Target, tables: list[pa.Table], old: list[StoredFile], segments: list[StoredFile]
+    ) -> tuple[StoredFile, Image] | None:
+        """Write the next generation of one partition: what stands of its rows, with *tables* over them; None without any."""
+        present = (self._image(dataset, file) for file in old if (file.period, file.bucket) == target)
+        base = [_standing(dataset, image, 0, _asked(segments)).table for image in present]
         image = build_image(dataset, merge_tables(dataset, [*base, *tables]))
+        if not image.table.num_rows:
+            return None
         period, bucket = target
         return self._store.publish(dataset, image, "partition", sync=True, period=period, bucket=bucket), image
 
@@ -124,6 +136,41 @@ def _prefix(state: DatasetState) -> list[StoredFile]:
             break
         chosen.append(segment)
     return chosen
+
+
+def _replaces_rows(segments: list[StoredFile], partition: StoredFile) -> bool:
+    """Return whether a fill among *segments* asked for cells of which *partition* may hold rows."""
+    return any(
+        segment.asked
+        and segment.asked.first <= partition.last_day
+        and segment.asked.last >= partition.first_day
+        and share_of(partition, segment.symbols)
+        for segment in segments
+    )
+
+
+def _asked(segments: list[StoredFile]) -> _Asked:
+    """Return, per symbol, the sessions that fills asked for, with their commits."""
+    asked: _Asked = defaultdict(list)
+    for segment in segments:
+        if segment.asked:
+            for symbol in segment.symbols:
+                asked[symbol].append((segment.asked, segment.seq))
+    return asked
+
+
+def _standing(dataset: Dataset, image: Image, rank: int, asked: _Asked) -> Image:
+    """Return the rows of *image* in cells that no later fill asked for: what that did not bring again is no more."""
+    keep = np.ones(image.table.num_rows, dtype=bool)
+    for symbol, (start, stop) in image.runs.items():
+        days = image.sessions[start:stop]
+        for cells, seq in asked.get(symbol, ()):
+            if seq > rank and cells.first <= days[-1] and cells.last >= days[0]:
+                keep[start + days.searchsorted(cells.first) : start + days.searchsorted(cells.last, "right")] = False
+    if keep.all():
+        return image
+    rows = pl.DataFrame(pl.from_arrow(image.table)).filter(pl.Series(keep))
+    return build_image(dataset, rows.to_arrow(compat_level=pl.CompatLevel.newest()).cast(image.table.schema))
 
 
 def _by_target(dataset: Dataset, image: Image) -> Iterator[tuple[_Target, pa.Table]]:

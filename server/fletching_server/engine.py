@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -165,7 +166,7 @@ class Engine:
         state = self.store.state(request.dataset)
         if state.is_table:
             raise InvalidRequest(f"{request.dataset} is a user table: nothing could fetch it again; use delete")
-        plan, _ = self._reads.explain(request)
+        plan, _ = self._reads.explain(replace(request, on_miss="cached"))  # forgetting asks nobody
         symbols = plan.symbols if request.symbols is not None else None
         adjacent = self.calendars.get(state.dataset.calendar).adjacent
         self.store.commit(Forget(request.dataset, symbols, plan.wanted, adjacent))

@@ -26,7 +26,7 @@ from fletching_server.clock import Clock
 from fletching_server.coverage import facts_of_fill
 from fletching_server.desk import Desk
 from fletching_server.hot import HotTier
-from fletching_server.plan import Gaps, earliest_day, fetch_requests, uncovered
+from fletching_server.plan import Gaps, earliest_day, fetch_requests, share_of, uncovered
 from fletching_server.snapshot import DatasetState
 from fletching_server.spans import Days, missing
 from fletching_server.stats import Stats
@@ -143,7 +143,8 @@ class Fills:
         fetched = self._clock.monotonic()
         provider = self._provider(flight)
         image = admit_fetched(dataset, answer, request, provider)
-        segment = self._store.publish(dataset, image, "segment", sync=False) if image.table.num_rows else None
+        needed = image.table.num_rows or self._held(request)  # without rows it says that those held are no more
+        segment = self._store.publish(dataset, image, "segment", sync=False, asked=request) if needed else None
         calendar = self._calendars.get(dataset.calendar)
         fill_id = segment.id if segment else uuid.uuid4().hex
         facts = facts_of_fill(dataset, image, request, calendar, fetched_at, segment.id if segment else None)
@@ -155,6 +156,11 @@ class Fills:
             self._hot.offer(segment.id, image)
         rows, stored = image.table.num_rows, self._clock.monotonic()
         self._stats.add(filled_rows=rows, fetch_seconds=fetched - started, store_seconds=stored - fetched)
+
+    def _held(self, request: FetchRequest) -> bool:
+        """Return whether a file may hold rows of the asked cells."""
+        days, files = _days(request), self._store.state(request.dataset).files
+        return any(file.rows and _overlap(file.reach, days) and share_of(file, request.symbols) for file in files)
 
     def busy(self) -> int:
         """Return how many flights are under way or wait for their turn."""

@@ -22,7 +22,7 @@ from fletching_schemas import ACTION_HELP, Action, ReadRequest, WriteRequest
 from fletching_schemas import errors as e
 from fletching_schemas.datasets import decode_json
 from fletching_schemas.requests import MAX_REQUEST_BYTES
-from fletching_server.batches import has_text, tight
+from fletching_server.batches import tight
 from fletching_server.engine import Engine
 from fletching_server.reads import Answer
 
@@ -41,6 +41,11 @@ _STATUS: Final[dict[type[e.Error], type[fl.FlightError]]] = {
     e.CorruptFile: fl.FlightInternalError,
 }
 _MOST_TOLD_BYTES: Final = 6000  # errors travel in HTTP/2 headers, which gRPC refuses beyond 8 KB
+
+
+# A notebook cell, a dashboard, a sweep send the same bytes again and again; what they mean never changes.
+_PARSED_BYTES: Final = 1024
+_parsed = functools.lru_cache(maxsize=4096)(ReadRequest.from_bytes)
 
 
 def to_flight_error(error: BaseException) -> fl.FlightError:
@@ -115,7 +120,8 @@ class _Calls(fl.ServerMiddlewareFactory):  # type: ignore[misc]  # the same
     def leave(self) -> None:
         with self._changed:
             self._active -= 1
-            self._changed.notify_all()
+            if not self._active:
+                self._changed.notify_all()
 
     @property
     def active(self) -> int:
@@ -173,10 +179,10 @@ class FlightEdge(fl.FlightServerBase):  # type: ignore[misc]  # the same
     def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
         """Return the rows; the ticket is a ``ReadRequest``, so one round trip is enough."""
         self._check_open()
-        request = ReadRequest.from_bytes(ticket.ticket)
+        request = _parsed(ticket.ticket) if len(ticket.ticket) <= _PARSED_BYTES else ReadRequest.from_bytes(ticket.ticket)
         answer = self._engine.read(request, "flight")
         context.get_middleware("call").holds.callback(answer.close)
-        if answer.whole is not None and not request.info and not has_text(answer.whole):
+        if answer.whole is not None and not request.info:
             return fl.RecordBatchStream(answer.whole.to_reader(max_chunksize=answer.batch_rows))
         return fl.GeneratorStream(answer.schema, _stream(answer, with_info=request.info))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from fletching_schemas import Dataset
+from fletching_server.batches import has_text
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]] | np.ndarray[tuple[int], np.dtype[np.int32]]
 
@@ -55,6 +57,11 @@ class Image:
     def last_day(self) -> int:
         """The last session in it, as a day number; the image must have rows."""
         return self.days[1]
+
+    @cached_property
+    def has_text(self) -> bool:
+        """Whether a column refers to text that lies outside of its own slots: see ``batches.tight``."""
+        return has_text(self.table)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Return the table with *names* only, in that order, without copying; remembered, as streams ask it often."""

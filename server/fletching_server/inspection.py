@@ -69,6 +69,7 @@ class Inspection:
 
     def _dataset_row(self, state: DatasetState) -> dict[str, Any]:
         dataset, files = state.dataset, state.files
+        filled = [file for file in files if file.rows]
         return {
             "name": dataset.name,
             "kind": "table" if state.is_table else "sourced",
@@ -81,8 +82,8 @@ class Inspection:
             "disk_bytes": sum(file.bytes for file in files),
             "hot_bytes": sum(file.memory_bytes for file in files if self._hot.holds(file.id)),
             "files": len(files),
-            "first": from_day_number(min(file.first_day for file in files)) if files else None,
-            "last": from_day_number(max(file.last_day for file in files)) if files else None,
+            "first": from_day_number(min(file.first_day for file in filled)) if filled else None,
+            "last": from_day_number(max(file.last_day for file in filled)) if filled else None,
             "description": dataset.description,
         }
 

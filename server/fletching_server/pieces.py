@@ -2,11 +2,13 @@
 
 A *run* is an image with its rank. Where one run holds all wanted rows they leave as they lie. Where several hold rows of a
 symbol that do not overlap in time they follow each other; where they overlap they are merged by key, and the highest rank
-wins, because a later commit replaces an earlier one.
+wins, because a later commit replaces an earlier one. A fill replaces all that older runs say of the cells it asked for,
+whether it has rows of them or not.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,16 +17,18 @@ import pyarrow as pa
 
 from fletching_schemas import Dataset, ReadInfo, Tier
 from fletching_server.image import Image, Window, build_image
-from fletching_server.spans import Days
+from fletching_server.snapshot import StoredFile
+from fletching_server.spans import Days, subtract
 
 
 @dataclass(frozen=True)
 class Run:
-    """One sorted run: an image, the tier it came from, and its rank where keys collide."""
+    """One sorted run: an image, the tier it came from, its rank where keys collide, and the file where it is one."""
 
     image: Image
     tier: Tier
     rank: int
+    file: StoredFile | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,39 @@ def pieces(dataset: Dataset, symbols: Sequence[str], window: Window, runs: Seque
     if len(runs) == 1 and (whole := _whole(runs[0], symbols, window)):
         yield whole
         return
+    replacing = _replacing(runs)
     for symbol in symbols:
         found = [piece for run in runs if (piece := _find(run, symbol, window))]
+        if symbol in replacing:
+            found = [part for piece in found for part in _standing(piece, replacing[symbol])]
         if len(found) > 1:
             yield from _in_order(dataset, symbol, sorted(found, key=lambda piece: piece.first_time))
         else:
             yield from found
+
+
+def _replacing(runs: Sequence[Run]) -> dict[str, list[tuple[Days, int]]]:
+    """Return, per symbol, the sessions that fills asked for, with their ranks; a single run replaces nothing."""
+    asked: dict[str, list[tuple[Days, int]]] = defaultdict(list)
+    for run in runs if len(runs) > 1 else ():
+        if run.file and run.file.asked:
+            for symbol in run.file.symbols:
+                asked[symbol].append((run.file.asked, run.rank))
+    return asked
+
+
+def _standing(piece: Piece, asked: Sequence[tuple[Days, int]]) -> Iterator[Piece]:
+    """Yield what is left of *piece* where fills of a higher rank asked for its cells."""
+    days = piece.run.image.sessions[piece.start : piece.stop]
+    first, last = int(days[0]), int(days[-1])
+    holes = [cells for cells, rank in asked if rank > piece.run.rank and cells.first <= last and cells.last >= first]
+    if not holes:
+        yield piece
+        return
+    for part in subtract(Days(first, last), sorted(holes)):
+        start, stop = int(days.searchsorted(part.first)), int(days.searchsorted(part.last, "right"))
+        if stop > start:
+            yield Piece(piece.run, piece.start + start, piece.start + stop, piece.symbol)
 
 
 def _whole(run: Run, symbols: Sequence[str], window: Window) -> Piece | None:
@@ -66,7 +97,7 @@ def _whole(run: Run, symbols: Sequence[str], window: Window) -> Piece | None:
     if window.first_instant is not None or window.last_instant is not None or not image.table.num_rows:
         return None
     inside = window.first_day <= image.first_day and image.last_day <= window.last_day
-    if not inside or len(symbols) < len(image.symbols) or not set(symbols).issuperset(image.symbols):
+    if not inside or not (tuple(symbols) == image.symbols or set(symbols).issuperset(image.symbols)):
         return None
     return Piece(run, 0, image.table.num_rows, None)
 

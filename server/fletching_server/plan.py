@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
@@ -43,6 +44,11 @@ class Plan:
     gaps: Gaps
     oldest: float
     future: Days | None = None
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the schema, in order: pyarrow makes them anew each time it is asked."""
+        return tuple(self.schema.names)
 
     @property
     def wanted(self) -> Days:
@@ -83,12 +89,12 @@ def resolve(request: ReadRequest, state: DatasetState, world: World) -> Plan:
 
 def held_symbols(state: DatasetState) -> set[str]:
     """Return the symbols of which anything is held or known."""
-    return set(state.coverage).union(*(file.symbols for file in state.files))
+    return set(state.symbols)
 
 
 def _symbols(request: ReadRequest, state: DatasetState, world: World) -> tuple[str, ...]:
     if request.symbols is None:
-        return tuple(sorted(world.listed if world.listed is not None else held_symbols(state)))
+        return state.symbols if world.listed is None else tuple(sorted(world.listed))
     names = named_symbols(request, state.dataset) or ()
     if world.listed is not None or state.is_table or not world.fillable:
         _check_known(names, state, world)
@@ -156,7 +162,7 @@ def _extent(state: DatasetState, world: World) -> tuple[int, int]:
 
 def earliest_day(dataset: Dataset, calendar: Calendar) -> int:
     """Return the first day that the source or, where it does not say, the calendar knows."""
-    first = int(calendar.days[0])
+    first = calendar.first_number
     return max(first, day_number(dataset.first_session)) if dataset.first_session else first
 
 
@@ -239,7 +245,7 @@ def fetch_requests(dataset: Dataset, gaps: Gaps) -> list[FetchRequest]:
 
 
 def _files(state: DatasetState, symbols: Sequence[str], window: Window, *, everything: bool) -> tuple[StoredFile, ...]:
-    near = [file for file in state.files if file.first_day <= window.last_day and file.last_day >= window.first_day]
+    near = [file for file in state.files if file.reach.first <= window.last_day and file.reach.last >= window.first_day]
     if not everything:
         near = [file for file in near if share_of(file, symbols) > 0]
     return tuple(near)

@@ -32,31 +32,35 @@ from fletching_server.store import DamagedFile, Store
 GROUP_BYTES: Final = 32 << 20
 _TRIES: Final = 64  # a damaged file costs two: it is set aside, and what rested on it is fetched again
 
+_PREPARED: Final = 4096  # plans kept; each is a few hundred bytes
+
 Held = tuple[StoredFile, Run | None]
 
 
 class Answer:
     """A schema, its batches, and the info that is complete when they have ended. Close it, or read it to its end.
 
-    ``whole`` are all the rows, where they lie in memory as one run: nothing can fail any more and no code of ours is needed
-    to cut them, so C++ may stream them by itself, in batches of ``batch_rows``.
+    ``whole`` are all the rows, where they lie in memory as one run, without long text: nothing can fail any more and no code
+    of ours is needed to cut them, so C++ may stream them by itself, in batches of ``batch_rows``.
     """
 
     def __init__(
-        self,
-        schema: pa.Schema,
-        batches: Iterator[pa.RecordBatch],
-        info: ReadInfo,
-        held: ExitStack,
-        whole: pa.Table | None = None,
-        batch_rows: int = 0,
+        self, schema: pa.Schema, rows: pa.Table | Iterator[pa.RecordBatch], info: ReadInfo, held: ExitStack, batch_rows: int
     ) -> None:
-        self.schema, self.info, self.whole, self.batch_rows = schema, info, whole, batch_rows
-        self._batches, self._held = batches, held
+        self.schema, self.info, self.batch_rows = schema, info, batch_rows
+        self.whole = rows if isinstance(rows, pa.Table) else None
+        self._rows, self._held = rows, held
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
-            yield from self._batches
+            yield from self._rows if self.whole is None else self.whole.to_batches(max_chunksize=self.batch_rows)
+        finally:
+            self.close()
+
+    def table(self) -> pa.Table:
+        """Return all rows, and end the answer."""
+        try:
+            return pa.Table.from_batches(self._rows, self.schema) if self.whole is None else self.whole
         finally:
             self.close()
 
@@ -82,6 +86,7 @@ class Reads:
     ) -> None:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
         self._desk, self._calendars, self._clock, self._stats = desk, calendars, clock, stats
+        self._prepared: dict[tuple[ReadRequest, int, int], Plan] = {}
 
     def read(self, request: ReadRequest, plane: str) -> Answer:
         """Return the answer to *request*: gaps are closed before this returns, rows move as it is read."""
@@ -127,6 +132,18 @@ class Reads:
     # Planning and filling
 
     def _plan(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
+        """Return the plan of *request*; one that nothing but a commit or another day can change is kept for the next time."""
+        key = (request, state.generation, self._calendars.get(state.dataset.calendar).today(now))
+        if (prepared := self._prepared.get(key)) is not None:
+            return prepared
+        plan = self._resolved(request, state, now)
+        if request.symbols is not None and not plan.gaps and oldest_fetch(plan, state) is None:
+            if len(self._prepared) >= _PREPARED:
+                self._prepared.clear()
+            self._prepared[key] = plan
+        return plan
+
+    def _resolved(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
         try:
             return resolve(request, state, self._world(request, state, now))
         except UnknownSymbol:
@@ -187,16 +204,15 @@ class Reads:
         info.partitions = len(files)
         if request.info:
             self._tell(plan, state, info)
-        found = weighed(counted(self._pieces(plan, files), info, filled), plan.schema.names, info)
-        rows = slices(found, plan.schema.names)
+        found = weighed(counted(self._pieces(plan, files), info, filled), plan.columns, info)
+        rows = slices(found, plan.columns)
         in_memory = all(run for _, run in files)
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
         size = _batch_rows(plan, files)
         held.callback(self._finish, info, started)
-        if in_memory and len(ahead) < 2:
-            whole = ahead[0] if ahead else plan.schema.empty_table()
-            return Answer(plan.schema, iter(whole.to_batches(max_chunksize=size)), info, held.pop_all(), whole, size)
-        return Answer(plan.schema, self._rest(cut(chain(ahead, rows), size)), info, held.pop_all())
+        if in_memory and len(ahead) < 2 and not any(run and run.image.has_text for _, run in files):
+            return Answer(plan.schema, ahead[0] if ahead else plan.schema.empty_table(), info, held.pop_all(), size)
+        return Answer(plan.schema, self._rest(cut(chain(ahead, rows), size)), info, held.pop_all(), size)
 
     def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""
@@ -214,10 +230,7 @@ class Reads:
 
     def _finish(self, info: ReadInfo, started: float) -> None:
         info.milliseconds = (self._clock.monotonic() - started) * 1e3
-        self._stats.read_took(info.milliseconds)
-        full_hit = not (info.upstream_calls or info.joined_calls)
-        rows = {f"{tier}_rows": use.rows for tier, use in info.tiers.items()}
-        self._stats.add(reads=1, full_hits=int(full_hit), rows=info.rows, bytes=info.bytes, **rows)
+        self._stats.read_ended(info)
 
     def _hold(self, plan: Plan, file: StoredFile, held: ExitStack) -> Held:
         """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
@@ -229,7 +242,7 @@ class Reads:
         if lease is None:
             return file, None
         held.callback(lease.release)
-        return file, Run(lease.image, tier, file.rank)
+        return file, Run(lease.image, tier, file.rank, file)
 
     def _pieces(self, plan: Plan, files: Sequence[Held]) -> Iterator[Piece]:
         for symbols in _groups(plan.symbols, [file for file, run in files if run is None]):
@@ -237,8 +250,8 @@ class Reads:
             yield from pieces(plan.dataset, symbols, plan.window, runs)
 
     def _read(self, plan: Plan, file: StoredFile, symbols: Sequence[str]) -> Run:
-        image = self._cold.select(plan.dataset, file, symbols, plan.window, plan.schema.names)
-        return Run(image, "cold", file.rank)
+        image = self._cold.select(plan.dataset, file, symbols, plan.window, plan.columns)
+        return Run(image, "cold", file.rank, file)
 
 
 def _batch_rows(plan: Plan, files: Sequence[Held]) -> int:

@@ -8,7 +8,6 @@ from fletching_schemas.errors import CorruptFile
 from fletching_server.calendars import Calendars
 from fletching_server.changes import Forget
 from fletching_server.hot import HotTier
-from fletching_server.spans import Days
 from fletching_server.store import DamagedFile, Store
 
 log = structlog.get_logger(__name__)
@@ -33,8 +32,7 @@ class Repairs:
         if file.id not in {held.id for held in state.files}:
             return  # somebody else was faster
         calendar = self._calendars.get(state.dataset.calendar)
-        cells = Days(file.first_day, file.last_day)
-        self._store.commit(Forget(file.dataset, file.symbols, cells, calendar.adjacent, (file,)))
+        self._store.commit(Forget(file.dataset, file.symbols, file.reach, calendar.adjacent, (file,)))
         place = self._store.set_aside(file)
         self._hot.drop({file.id})
         log.warning("damaged file set aside", dataset=file.dataset, why=str(damage), place=str(place))

@@ -6,6 +6,7 @@ import ipaddress
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,11 @@ class Service:
             raise Error(f"{self.url} did not shut down: {self.active_calls} calls are still under way")
 
 
-def wait_for_signal() -> str:
-    """Return the name of the signal (SIGTERM or SIGINT) that asked this process to end, once it came."""
+def wait_for_signal(ready: Callable[[], None]) -> str:
+    """Call *ready*, then return the name of the signal (SIGTERM or SIGINT) that asked this process to end, once it came.
+
+    *ready* is called when signals are heard: whoever is told there that the process runs may end it at once.
+    """
     stop = threading.Event()
     received: list[int] = []
 
@@ -81,6 +85,7 @@ def wait_for_signal() -> str:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note)
+    ready()
     stop.wait()
     return signal.Signals(received[0]).name
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from fletching_schemas import Dataset
-from fletching_server.spans import Span, Spans
+from fletching_server.spans import Days, Span, Spans
 
 FileKind = Literal["segment", "partition"]
 
@@ -18,6 +19,9 @@ class StoredFile:
 
     ``seq`` is the commit that brought it: where keys collide, a segment of a later commit wins, and any segment wins over
     a partition. ``memory_bytes`` is what its rows take as Arrow. Days are day numbers of sessions.
+
+    A fill's segment stands for all cells that were *asked*: ``symbols`` are the asked ones, and rows of older files in
+    these cells count no more, because the source may have taken them back.
     """
 
     id: str
@@ -34,6 +38,21 @@ class StoredFile:
     last_day: int
     symbols: tuple[str, ...] = field(repr=False)
     seq: int = 0
+    asked_first: int | None = None
+    asked_last: int | None = None
+
+    @property
+    def asked(self) -> Days | None:
+        """The sessions that a fill asked for; None for what users wrote, and for partitions."""
+        return None if self.asked_first is None or self.asked_last is None else Days(self.asked_first, self.asked_last)
+
+    @property
+    def reach(self) -> Days:
+        """The sessions of which the file says something, with rows or without."""
+        asked = self.asked
+        if asked is None or not self.rows:
+            return asked or Days(self.first_day, self.last_day)
+        return Days(min(self.first_day, asked.first), max(self.last_day, asked.last))
 
     @property
     def rank(self) -> int:
@@ -59,6 +78,11 @@ class DatasetState:
     files: tuple[StoredFile, ...] = ()
     coverage: Mapping[str, Spans] = field(default_factory=dict)
     generation: int = 0
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        """All symbols of which anything is held or known, sorted; worked out once per picture, as every whole read asks."""
+        return tuple(sorted(set(self.coverage).union(*(file.symbols for file in self.files))))
 
     @property
     def is_table(self) -> bool:

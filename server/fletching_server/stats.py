@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from typing import Final
 
+from fletching_schemas import ReadInfo
+
 _LATENCIES_KEPT: Final = 2048  # percentiles over the last reads; enough for a stable p99 without growing
 _PERCENTILES: Final = (("read_ms_p50", 0.5), ("read_ms_p95", 0.95), ("read_ms_p99", 0.99))
 
@@ -42,10 +44,18 @@ class Stats:
             for name, amount in amounts.items():
                 self._counts[name] += amount
 
-    def read_took(self, milliseconds: float) -> None:
-        """Record how long one read took from its request to the end of its stream."""
+    def read_ended(self, info: ReadInfo) -> None:
+        """Count one read, and how long it took from its request to the end of its stream."""
+        counts = self._counts
         with self._lock:
-            self._latencies.append(milliseconds)
+            self._latencies.append(info.milliseconds)
+            counts["reads"] += 1
+            counts["full_hits"] += not (info.upstream_calls or info.joined_calls)
+            counts["rows"] += info.rows
+            counts["bytes"] += info.bytes
+            for tier, use in info.tiers.items():
+                if use.rows:
+                    counts[f"{tier}_rows"] += use.rows
 
     def snapshot(self) -> dict[str, float]:
         """Return all counters, and percentiles of the last reads in milliseconds."""

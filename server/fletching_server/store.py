@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from fletching_schemas import Dataset
+from fletching_schemas import Dataset, FetchRequest
 from fletching_schemas.errors import StoreError, StoreInUse, UnknownDataset
 from fletching_server import disk, parquet
+from fletching_server.calendars import day_number
 from fletching_server.catalogue import Catalogue, Change
 from fletching_server.image import Image
 from fletching_server.snapshot import DatasetState, FileKind, StoredFile
@@ -114,11 +115,23 @@ class Store:
     # Writing: a file is published first and becomes part of a dataset by a commit.
 
     def publish(
-        self, dataset: Dataset, image: Image, kind: FileKind, *, sync: bool, period: str = "", bucket: int = 0
+        self,
+        dataset: Dataset,
+        image: Image,
+        kind: FileKind,
+        *,
+        sync: bool,
+        period: str = "",
+        bucket: int = 0,
+        asked: FetchRequest | None = None,
     ) -> StoredFile:
-        """Write *image* as a new file, and return its record; nothing refers to it before a commit does."""
+        """Write *image*, which answers *asked* where it is a fill, as a new file, and return its record.
+
+        Nothing refers to the file before a commit does.
+        """
         file_id = uuid.uuid4().hex
         first, last = image.days
+        cells = (day_number(asked.start), day_number(asked.end)) if asked else (None, None)
         facts = {
             "dataset": dataset.to_json(),
             "id": file_id,
@@ -127,6 +140,7 @@ class Store:
             "bucket": bucket,
             "first_day": first,
             "last_day": last,
+            "asked": asked and [*cells, *asked.symbols],
         }
         data = parquet.encode(dataset, image.table, facts)
         folder = "journal" if kind == "segment" else f"data/{dataset.name}/{period}"
@@ -146,8 +160,15 @@ class Store:
             image.table.num_rows,
             first,
             last,
-            tuple(sorted(image.symbols)),
+            tuple(sorted(asked.symbols if asked else image.symbols)),
+            asked_first=cells[0],
+            asked_last=cells[1],
         )
+
+    def discard(self, file: StoredFile) -> None:
+        """Remove a published *file* that no commit will mention."""
+        self._trusted.discard(file.id)
+        disk.remove(self.root / file.path)
 
     def commit(self, change: Change, retired: Iterable[StoredFile] = ()) -> int:
         """Make *change* durable and visible; files it retired leave the disk after their last reader.
@@ -165,6 +186,8 @@ class Store:
 
     def _leaving(self, dataset: str) -> list[Path]:
         """Take out the retired files that no pinned picture still lists. Runs under the lock; the caller removes them."""
+        if not self._retired[dataset]:
+            return []
         oldest = min(self._pins[dataset], default=None)
         leaving = [old.path for old in self._retired[dataset] if oldest is None or old.seq <= oldest]
         self._retired[dataset] = [old for old in self._retired[dataset] if not (oldest is None or old.seq <= oldest)]

@@ -45,6 +45,8 @@ files = sa.Table(
     sa.Column("last_day", sa.Integer, nullable=False),
     sa.Column("symbols", sa.Text, nullable=False, comment="JSON list, sorted"),
     sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("asked_first", sa.Integer, comment="of a fill: the cells of its symbols from here to asked_last are its own"),
+    sa.Column("asked_last", sa.Integer),
 )
 coverage = sa.Table(
     "coverage",

@@ -24,6 +24,17 @@ from fletching_server.store import DamagedFile, Store
 
 _TRIES: Final = 20  # a commit that lost a race against another one is prepared again
 
+# What does not come back from Parquet, DuckDB or Polars as it was.
+_UNKEPT: Final = (
+    pa.types.is_decimal256,
+    pa.types.is_fixed_size_list,
+    pa.types.is_float16,
+    pa.types.is_interval,
+    pa.types.is_null,
+    pa.types.is_run_end_encoded,
+    pa.types.is_union,
+)
+
 
 class Writes:
     """The write path of one engine."""
@@ -50,7 +61,11 @@ class Writes:
             except LookupError:  # two first writes: this one goes into the table that the other has made
                 return self.write(request, rows)
         segment = self._store.publish(dataset, image, "segment", sync=True)
-        seq = self._commit(request, dataset, image, segment)
+        try:
+            seq = self._commit(request, dataset, image, segment)
+        except InvalidRequest:  # refused before anything was committed
+            self._store.discard(segment)
+            raise
         self._hot.offer(segment.id, image)
         self._stats.add(writes=1, written_rows=rows.num_rows)
         return WriteResult(request.table, rows.num_rows, state is None, seq)
@@ -161,11 +176,11 @@ def _in_utc(rows: pa.Table) -> pa.Table:
 
 def _check_types(rows: pa.Table) -> None:
     """Refuse what cannot be kept as plain Parquet, and buffers that do not hold what they claim."""
-    nested = (pa.types.is_union, pa.types.is_run_end_encoded, pa.types.is_dictionary)
     for item in rows.schema:
-        if isinstance(item.type, pa.BaseExtensionType) or pa.types.is_union(item.type) or pa.types.is_null(item.type):
+        children = [child.type for child in _children(item.type)]
+        if isinstance(item.type, pa.BaseExtensionType) or any(test(item.type) for test in _UNKEPT):
             raise InvalidRequest(f"column {item.name} has type {item.type}, which a table cannot keep; cast it to a plain type")
-        if item.type.num_fields and any(test(child.type) for child in _children(item.type) for test in nested):
+        if any(test(child) for child in children for test in (*_UNKEPT, pa.types.is_dictionary)):
             raise InvalidRequest(f"column {item.name} nests a {item.type}; unnest it or cast it to plain types")
     try:
         rows.validate(full=True)

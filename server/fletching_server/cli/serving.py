@@ -55,8 +55,7 @@ def serve(
         log.warning("no source: only what the store holds and user tables are served", store=str(settings.store))
     with Engine(settings, [make_source(spec) for spec in settings.sources]) as engine:
         service = Service(engine, settings.listen, drain_seconds=settings.drain_seconds, insecure=insecure)
-        _announce(service, engine, settings)
-        signal_name = wait_for_signal()
+        signal_name = wait_for_signal(lambda: _announce(service, engine, settings))
         log.info("draining", signal=signal_name, calls_under_way=service.active_calls, at_most_seconds=settings.drain_seconds)
         ended = service.close()
     log.info("closed" if ended else "closed, with calls cut off")

@@ -57,8 +57,8 @@ def make_source(spec: str) -> Source:
 
 def _config(path: Path) -> tuple[Mapping[str, Any], Path]:
     try:
-        return tomllib.loads(path.read_text()), path.resolve().parent
+        return tomllib.loads(path.read_text("utf-8")), path.resolve().parent
     except OSError as error:
         raise InvalidRequest(f"cannot read the source's configuration {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOML that does not parse, or bytes that are no UTF-8
         raise InvalidRequest(f"{path} is not TOML: {error}") from error
