@@ -137,7 +137,8 @@ class Reads:
         if (prepared := self._prepared.get(key)) is not None:
             return prepared
         plan = self._resolved(request, state, now)
-        if request.symbols is not None and not plan.gaps and oldest_fetch(plan, state) is None:
+        lasting = request.symbols is not None or state.is_table  # else the source's list of symbols decides
+        if lasting and not plan.gaps and oldest_fetch(plan, state) is None:
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()
             self._prepared[key] = plan

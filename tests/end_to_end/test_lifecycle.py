@@ -40,11 +40,10 @@ def config(root: Path) -> Path:
 
 
 def big() -> pl.DataFrame:
-    numbers = pl.DataFrame({"size": pl.int_range(600_000, eager=True)})
-    day = pl.date(2024, 1, 2)
-    return numbers.select(
-        ("S" + pl.col("size").cast(pl.String)).alias("symbol"), day.alias("day"), "size", pl.col("size").alias("more")
-    )
+    """A table of 80 MB: far more than gRPC and the sockets hold of a stream that nobody reads."""
+    size = pl.int_range(600_000)
+    more = [size.alias(f"more_{place}") for place in range(12)]
+    return pl.select(("S" + size.cast(pl.String)).alias("symbol"), pl.date(2024, 1, 2).alias("day"), size.alias("size"), *more)
 
 
 def check_refused(server: Child, kind: str, *parts: str) -> None:
