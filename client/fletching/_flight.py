@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
-import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.flight as fl
 
 from fletching._cache import Cache
+from fletching._forking import check_usable, watch
 from fletching_schemas import TABLE_ACTIONS, Action, ReadInfo, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.errors import Error, InvalidRequest, ServerUnreachable, SourceTimeout, error_from_code
 from fletching_schemas.requests import action_body
@@ -55,15 +52,11 @@ class FlightTransport:
         self._options = fl.FlightCallOptions(timeout=timeout, read_options=_ALIGNED)
         self._lock = threading.Lock()
         self._client: fl.FlightClient | None = None
-        _TRANSPORTS.add(self)
+        watch(self)
 
     def _connected(self) -> fl.FlightClient:
         """Return the connection, made anew where there is none."""
-        if _GRPC_LOST.is_set():
-            raise ServerUnreachable(
-                "this process was forked while a stream was read or something else used gRPC, which does not survive that; "
-                "start processes by 'spawn' (multiprocessing.get_context('spawn')), or fork before reading"
-            )
+        check_usable()
         with self._lock:
             if self._client is None:
                 try:
@@ -217,36 +210,3 @@ class FlightAnswer:
         if not self._ended:
             self._ended = True
             self._reader.cancel()
-
-
-# gRPC works in a forked child only where none of it ran at the fork: else every call there hangs for ever. So connections
-# end before a fork, and the fork waits until gRPC's threads have left. An open stream keeps them: then the child is told.
-_TRANSPORTS: Final[weakref.WeakSet[FlightTransport]] = weakref.WeakSet()
-_GRPC_THREADS: Final = frozenset({"event_engine", "grpc_global_tim", "lifeguard"})
-_GRPC_ENDS_SECONDS: Final = 1.0  # it takes a few milliseconds
-_GRPC_LOST: Final = threading.Event()
-
-
-def _grpc_runs() -> bool:
-    names = set()
-    for thread in Path("/proc/self/task").glob("*/comm"):
-        with suppress(OSError):  # it has just left
-            names.add(thread.read_text().strip())
-    return not names.isdisjoint(_GRPC_THREADS)
-
-
-def _prepare_fork() -> None:
-    dropped = [transport.drop_connection() for transport in list(_TRANSPORTS)]
-    until = time.monotonic() + (_GRPC_ENDS_SECONDS if any(dropped) else 0)
-    while (runs := _grpc_runs()) and time.monotonic() < until:
-        time.sleep(0.001)
-    if runs:
-        _GRPC_LOST.set()  # in the parent only until the fork is done
-
-
-def _arrive_in_child() -> None:
-    for transport in list(_TRANSPORTS):
-        transport.arrive_in_child()
-
-
-os.register_at_fork(before=_prepare_fork, after_in_parent=_GRPC_LOST.clear, after_in_child=_arrive_in_child)

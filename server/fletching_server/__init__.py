@@ -8,7 +8,7 @@
     hot, cold               the tiers                      desk         the sources of one engine
     store, catalogue        the durable side               changes, tables, snapshot, parquet, disk
     calendars, coverage, admission, image, pieces, batches, spans, policy      pure parts
-    settings, stats, clock
+    settings, stats, clock, logs
 
 ``fletching.open`` uses ``open_engine``; everything else is for those who extend the server.
 """

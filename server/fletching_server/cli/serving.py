@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import structlog
 import typer
 
+from fletching_server import logs
 from fletching_server.engine import Engine
 from fletching_server.service import Address, Service, wait_for_signal
 from fletching_server.settings import Settings, load_settings
@@ -49,7 +49,7 @@ def serve(
       fletching serve --store store --source files:ashare.toml --memory 4GiB
     """
     settings = load_settings(config, store=store, listen=listen, sources=source, memory=memory)
-    configure_logging(settings)
+    logs.configure(settings.log_level, settings.log_format)
     Address.parse(settings.listen, insecure=insecure)  # before a store is created for nothing
     if not settings.sources:
         log.warning("no source: only what the store holds and user tables are served", store=str(settings.store))
@@ -75,24 +75,3 @@ def _announce(service: Service, engine: Engine, settings: Settings) -> None:
         memory=settings.memory.human_readable(),
     )
     print(f"listening on {service.url}", flush=True)  # noqa: T201  # for scripts that wait for the address
-
-
-def configure_logging(settings: Settings) -> None:
-    """Send structured logs to stderr, at the level and in the form that the settings say."""
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
