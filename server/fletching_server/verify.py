@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
 
-from fletching_schemas.errors import StoreError
+from fletching_schemas.errors import StoreError, UnknownDataset
 from fletching_server.admission import check_unique
 from fletching_server.calendars import Calendars, from_day_number
 from fletching_server.cold import ColdTier
@@ -22,8 +23,9 @@ from fletching_server.store import DamagedFile, Store
 def problems_of(store: Store, cold: ColdTier, calendars: Calendars) -> list[str]:
     """Return what is wrong with *store*, one sentence each; an empty list is the good answer."""
     found = list(store.catalogue.integrity())
-    for state in store.catalogue.states():
-        found += _dataset_problems(store, cold, calendars, state)
+    for name in [state.dataset.name for state in store.catalogue.states()]:
+        with suppress(UnknownDataset), store.pinned(name) as state:  # it may be folded or deleted while it is checked
+            found += _dataset_problems(store, cold, calendars, state)
     return found
 
 

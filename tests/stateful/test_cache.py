@@ -87,6 +87,7 @@ class CacheMachine(RuleBasedStateMachine):
             memory=self.memory,
             query_memory="64MiB",
             threads=1,
+            compact_segments=10_000,
             compact_idle_seconds=3600,
         )
 
