@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from fletching_server import parquet
 from fletching_server.calendars import from_day_number
 from fletching_server.image import Image, Window, build_image
 from fletching_server.snapshot import StoredFile
-from fletching_server.store import Store
+from fletching_server.store import DamagedFile, Store
 
 # Above this many symbols a list of equalities costs more than reading the range that holds them.
 _MOST_LISTED = 256
@@ -46,14 +47,27 @@ class ColdTier:
 
     def whole(self, dataset: Dataset, file: StoredFile) -> Image:
         """Return all rows of *file*; ``DamagedFile`` where its bytes are not those that were written."""
-        return build_image(dataset, self._query(dataset, file, dataset.schema.names, "", []))
+        with self._blaming(file):
+            return build_image(dataset, self._query(dataset, file, dataset.schema.names, "", []))
 
     def select(self, dataset: Dataset, file: StoredFile, symbols: Sequence[str], window: Window, columns: Sequence[str]) -> Image:
         """Return the rows of *symbols* in *window*, with *columns* and the columns that place a row."""
         needed = list(dict.fromkeys([*dataset.keys, dataset.session, *columns]))
         where, values = _condition(dataset, symbols, window)
         order = ", ".join(_quoted(key) for key in dataset.sort_keys)
-        return build_image(dataset, self._query(dataset, file, needed, f"WHERE {where} ORDER BY {order}", values))
+        with self._blaming(file):
+            return build_image(dataset, self._query(dataset, file, needed, f"WHERE {where} ORDER BY {order}", values))
+
+    @contextmanager
+    def _blaming(self, file: StoredFile) -> Iterator[None]:
+        """Raise ``DamagedFile`` where *file* is to blame for what goes wrong: a broken footer fails in any library's way."""
+        try:
+            yield
+        except DamagedFile:
+            raise
+        except Exception:
+            self._store.verify(file)
+            raise
 
     def _query(self, dataset: Dataset, file: StoredFile, columns: Sequence[str], clause: str, values: list[Any]) -> pa.Table:
         path = self._store.path(file)
@@ -63,9 +77,6 @@ class ColdTier:
             listed = ", ".join(_quoted(name) for name in columns)
             # Everything but quoted names travels as a parameter.
             table = cursor.sql(f"SELECT {listed} FROM file {clause}", params=values).to_arrow_table()  # noqa: S608
-        except (duckdb.Error, OSError, pa.ArrowException):
-            self._store.verify(file)  # raises DamagedFile where the file is to blame
-            raise
         finally:
             cursor.close()
         schema = pa.schema([dataset.schema.field(name) for name in columns])

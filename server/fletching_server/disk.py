@@ -29,8 +29,19 @@ def digest(data: bytes | pa.Buffer | memoryview) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the checksum of the file at *path*, as ``digest`` gives it for the bytes."""
-    with pa.memory_map(str(path)) as mapped:
-        return digest(mapped.read_buffer()) if mapped.size() else digest(b"")
+    found, buffer = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:  # not mapped: a bad sector is an error here, and a SIGBUS there
+        while size := file.readinto(buffer):
+            found.update(buffer[:size])
+    return str(found.hexdigest())
+
+
+def tail(path: Path, size: int, length: int) -> bytes:
+    """Return the last *length* bytes of the file at *path*, which must have *size* bytes; ``OSError`` where it has not."""
+    with path.open("rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != size:
+            raise OSError(f"it has not {size} bytes")
+        return os.pread(file.fileno(), length, size - length)
 
 
 @contextmanager

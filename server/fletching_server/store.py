@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from fletching_schemas import Dataset, FetchRequest
 from fletching_schemas.errors import StoreError, StoreInUse, UnknownDataset
 from fletching_server import disk, parquet
@@ -64,7 +62,7 @@ class Store:
         self._pins_lock = threading.Lock()
         self._pins: dict[str, Counter[int]] = defaultdict(Counter)
         self._retired: dict[str, list[_Retired]] = defaultdict(list)
-        self._trusted: set[str] = set()
+        self._trusted: dict[str, str] = {}  # files whose checksum was found right, with that of their footer
 
     # Reading: a pinned picture keeps its files on disk.
 
@@ -95,19 +93,33 @@ class Store:
                 disk.remove(path)
 
     def path(self, file: StoredFile) -> Path:
-        """Return where *file* lies, once its checksum has been found right since the start; ``DamagedFile`` else."""
+        """Return where *file* lies, once its checksum has been found right since the start; ``DamagedFile`` else.
+
+        From then on its pages are checked as they are read, by their own checksums. The footer has none, and a broken one
+        misleads the reader or ends the process, so it is compared each time.
+        """
         path = self.root / file.path
-        if file.id not in self._trusted:
+        if (known := self._trusted.get(file.id)) is None:
             self.verify(file)
-            self._trusted.add(file.id)
+            self._trusted[file.id] = self._footer(file)
+        elif known != self._footer(file):
+            self._trusted.pop(file.id, None)
+            raise DamagedFile(file, "has another footer than was written")
         return path
+
+    def _footer(self, file: StoredFile) -> str:
+        try:
+            length = int.from_bytes(disk.tail(self.root / file.path, file.bytes, 8)[:4], "little") + 8
+            return disk.digest(disk.tail(self.root / file.path, file.bytes, min(length, file.bytes)))
+        except OSError as error:
+            raise DamagedFile(file, f"cannot be read: {error}") from error
 
     def verify(self, file: StoredFile) -> None:
         """Raise ``DamagedFile`` where *file* is missing or its bytes are not those that were written."""
         path = self.root / file.path
         try:
             found = disk.file_digest(path)
-        except (OSError, pa.ArrowException) as error:
+        except OSError as error:
             raise DamagedFile(file, f"cannot be read: {error}") from error
         if found != file.digest:
             raise DamagedFile(file, f"has checksum {found}, not {file.digest} as written")
@@ -146,8 +158,7 @@ class Store:
         folder = "journal" if kind == "segment" else f"data/{dataset.name}/{period}"
         relative = f"{folder}/{dataset.name}-{period + '-' if period else ''}{bucket}-{file_id}.parquet"
         disk.publish(self.root / relative, data, sync=sync)
-        self._trusted.add(file_id)
-        return StoredFile(
+        written = StoredFile(
             file_id,
             dataset.name,
             kind,
@@ -164,10 +175,12 @@ class Store:
             asked_first=cells[0],
             asked_last=cells[1],
         )
+        self._trusted[file_id] = self._footer(written)
+        return written
 
     def discard(self, file: StoredFile) -> None:
         """Remove a published *file* that no commit will mention."""
-        self._trusted.discard(file.id)
+        self._trusted.pop(file.id, None)
         disk.remove(self.root / file.path)
 
     def commit(self, change: Change, retired: Iterable[StoredFile] = ()) -> int:
@@ -210,7 +223,7 @@ class Store:
 
     def set_aside(self, file: StoredFile) -> Path | None:
         """Move a damaged file out of the way, and return its new place."""
-        self._trusted.discard(file.id)
+        self._trusted.pop(file.id, None)
         return disk.set_aside(self.root / file.path, self.root / "set-aside")
 
     def disk_bytes(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.conftest import SYMBOLS, Opener, TableSource, bar, read, write
 
 from fletching_schemas import Action
 from fletching_server import Engine
@@ -15,7 +16,6 @@ from fletching_server.image import build_image
 from fletching_server.snapshot import Fact, StoredFile
 from fletching_server.spans import FINAL, Days, Span
 from fletching_server.store import Store
-from tests.conftest import SYMBOLS, Opener, TableSource, bar, read, write
 
 MON, FRI = date(2026, 11, 2), date(2026, 11, 6)
 
@@ -76,11 +76,11 @@ def spoil_memory(engine: Engine) -> None:
         (truncate, "has checksum"),
         (remove, "cannot be read"),
         (add_a_generation, "partition 2026/0 has 2 generations at once"),
-        (claim_rows, "600519.SH counts as held on 7 sessions without rows"),
+        (claim_rows, "600519.SH counts as held on 8 sessions without rows"),
         (misname, "the catalogue's rows, sessions or symbols are not the file's"),
         (spoil_memory, "hot tier counts"),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
+    ids=["truncated", "removed", "two generations", "claimed", "misnamed", "memory"],
 )
 def test_what_is_wrong_is_told(broken: Engine, spoil: Callable[[Engine], None], told: str) -> None:
     spoil(broken)

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
-from tests.conftest import Row, TableSource, bar, read, weekdays, write
+from tests.conftest import WAIT_SECONDS, Row, TableSource, bar, read, weekdays, write
 
 from fletching_schemas import Action, FetchRequest, canonical
 from fletching_schemas.errors import InvalidRequest, SourceUnavailable, UnknownDataset
@@ -128,6 +128,14 @@ class CacheMachine(RuleBasedStateMachine):
             ]
             assert row in right, f"{cell}: {row} is none of {right}"
 
+    def land(self) -> None:
+        """Wait for calls that a read which failed has left under way."""
+        fills = self.engine._reads._fills
+        with fills._lock:
+            under_way = [flight for flights in fills._board.values() for flight in flights]
+        for flight in under_way:
+            flight.landed.exception(WAIT_SECONDS)
+
     def check_calls(self) -> None:
         """A cell is asked once per absence, and never while what is known of it vouches for it."""
         if self.dirty:  # any read may find the damage, and fetch again what rested on it
@@ -153,6 +161,7 @@ class CacheMachine(RuleBasedStateMachine):
             table = read(self.engine, symbols=names, start=days[0], end=days[1])
         except SourceUnavailable:
             assert self.source.error is not None
+            self.land()
         else:
             self.check_answer(table, names, *days)
         self.check_calls()
