@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
@@ -19,6 +20,8 @@ from fletching_schemas import Dataset, ReadInfo, Tier
 from fletching_server.image import Image, Window, build_image
 from fletching_server.snapshot import StoredFile
 from fletching_server.spans import Days, subtract
+
+MERGED_ROWS: Final = 65_536  # a merge costs milliseconds however few its rows, so symbols that need one share it
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,23 @@ def pieces(dataset: Dataset, symbols: Sequence[str], window: Window, runs: Seque
         yield whole
         return
     replacing = _replacing(runs)
+    overlapping: list[Piece] = []
+    rows = 0
     for symbol in symbols:
         found = [piece for run in runs if (piece := _find(run, symbol, window))]
         if symbol in replacing:
             found = [part for piece in found for part in _standing(piece, replacing[symbol])]
-        if len(found) > 1:
-            yield from _in_order(dataset, symbol, sorted(found, key=lambda piece: piece.first_time))
-        else:
-            yield from found
+        for group in _groups(found):
+            if overlapping and (len(group) == 1 or rows >= MERGED_ROWS):
+                yield _merged(dataset, overlapping)
+                overlapping, rows = [], 0
+            if len(group) > 1:
+                overlapping += group
+                rows += sum(piece.stop - piece.start for piece in group)
+            else:
+                yield group[0]
+    if overlapping:
+        yield _merged(dataset, overlapping)
 
 
 def _replacing(runs: Sequence[Run]) -> dict[str, list[tuple[Days, int]]]:
@@ -107,25 +119,25 @@ def _find(run: Run, symbol: str, window: Window) -> Piece | None:
     return Piece(run, start, stop, symbol) if stop > start else None
 
 
-def _in_order(dataset: Dataset, symbol: str, found: Sequence[Piece]) -> Iterator[Piece]:
-    """Yield *found*, sorted by first time, merging those that overlap."""
-    group = [found[0]]
-    for piece in found[1:]:
-        if piece.first_time > max(member.last_time for member in group):
-            yield _merged(dataset, symbol, group)
+def _groups(found: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Yield the pieces of one symbol in the order of time, those together that overlap."""
+    group: list[Piece] = []
+    for piece in sorted(found, key=lambda piece: piece.first_time) if len(found) > 1 else found:
+        if group and piece.first_time > max(member.last_time for member in group):
+            yield group
             group = []
         group.append(piece)
-    yield _merged(dataset, symbol, group)
+    if group:
+        yield group
 
 
-def _merged(dataset: Dataset, symbol: str, group: Sequence[Piece]) -> Piece:
-    if len(group) == 1:
-        return group[0]
-    by_rank = sorted(group, key=lambda piece: piece.run.rank)
-    tables = [piece.run.image.table.slice(piece.start, piece.stop - piece.start) for piece in by_rank]
+def _merged(dataset: Dataset, overlapping: Sequence[Piece]) -> Piece:
+    """Return the rows of pieces that overlap, of symbols that follow each other, as one piece of a new run."""
+    by_rank = sorted(overlapping, key=lambda piece: (piece.run.rank, id(piece.run), piece.start))
+    tables = [piece.run.image.table.slice(piece.start, piece.stop - piece.start) for piece in _joined(by_rank)]
     image = build_image(dataset, merge_tables(dataset, tables))
-    tier: Tier = "cold" if any(piece.run.tier == "cold" for piece in group) else "hot"
-    return Piece(Run(image, tier, 0), 0, image.table.num_rows, symbol)
+    tier: Tier = "cold" if any(piece.run.tier == "cold" for piece in overlapping) else "hot"
+    return Piece(Run(image, tier, 0), 0, image.table.num_rows, None)
 
 
 def merge_tables(dataset: Dataset, tables: Sequence[pa.Table]) -> pa.Table:
@@ -136,20 +148,26 @@ def merge_tables(dataset: Dataset, tables: Sequence[pa.Table]) -> pa.Table:
     return frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(schema)
 
 
-def counted(found: Iterable[Piece], info: ReadInfo, filled: Mapping[str, Sequence[Days]]) -> Iterator[Piece]:
-    """Yield *found* unchanged, telling *info* how many rows came from which tier; *filled* cells came from the source."""
-    for piece in found:
+class Tally:
+    """Tells a ``ReadInfo`` how many rows and bytes of *columns* came from which tier; *filled* cells came from the source."""
+
+    def __init__(self, info: ReadInfo, columns: Sequence[str], filled: Mapping[str, Sequence[Days]]) -> None:
+        self.columns = columns
+        self._info, self._filled = info, filled
+
+    def note(self, piece: Piece) -> None:
+        """Count *piece*; bytes are its rows' share of the run's."""
         rows = piece.stop - piece.start
-        fresh = _rows_within(piece, filled)
-        info.rows += rows
-        info.tiers["source"].rows += fresh
-        info.tiers[piece.run.tier].rows += rows - fresh
-        yield piece
+        row_bytes = piece.run.image.row_bytes(self.columns)
+        fresh = _rows_within(piece, self._filled) if self._filled else 0
+        self._info.rows += rows
+        self._info.bytes += round(rows * row_bytes)
+        self._info.tiers[piece.run.tier].add(rows - fresh, round((rows - fresh) * row_bytes))
+        if fresh:
+            self._info.tiers["source"].add(fresh, round(fresh * row_bytes))
 
 
 def _rows_within(piece: Piece, filled: Mapping[str, Sequence[Days]]) -> int:
-    if not filled:
-        return 0
     if piece.symbol is None:
         offsets = zip(piece.run.image.symbols, piece.run.image.offsets[:-1], piece.run.image.offsets[1:], strict=True)
         parts = [Piece(piece.run, int(start), int(stop), symbol) for symbol, start, stop in offsets]
@@ -158,27 +176,24 @@ def _rows_within(piece: Piece, filled: Mapping[str, Sequence[Days]]) -> int:
     return sum(int(days.searchsorted(run.last, "right") - days.searchsorted(run.first)) for run in filled.get(piece.symbol, ()))
 
 
-def weighed(found: Iterable[Piece], columns: Sequence[str], info: ReadInfo) -> Iterator[Piece]:
-    """Yield *found*, already ``counted``, unchanged, telling *info* how many bytes *columns* of it take."""
-    for piece in found:
-        info.bytes += round(piece.run.image.row_bytes(columns) * (piece.stop - piece.start))
-        for use in info.tiers.values():
-            use.bytes = info.bytes * use.rows // max(info.rows, 1)
-        yield piece
+def slices(found: Iterable[Piece], tally: Tally) -> Iterator[pa.Table]:
+    """Yield the counted rows of *found* with the tally's columns; pieces that continue each other in a run become one slice."""
+    for piece in _joined(tally.noted(found)):
+        yield _slice(piece, tally.columns)
 
 
-def slices(found: Iterable[Piece], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the rows of *found* with *columns*; pieces that continue each other in one run become one slice."""
+def _joined(found: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield *found*, those as one that continue each other in one run."""
     held: Piece | None = None
     for piece in found:
         if held is not None and piece.run is held.run and piece.start == held.stop:
             held = Piece(held.run, held.start, piece.stop, None)
             continue
         if held is not None:
-            yield _slice(held, columns)
+            yield held
         held = piece
     if held is not None:
-        yield _slice(held, columns)
+        yield held
 
 
 def _slice(piece: Piece, columns: Sequence[str]) -> pa.Table:

@@ -20,7 +20,7 @@ from fletching_server.cold import ColdTier
 from fletching_server.desk import Desk
 from fletching_server.fills import Fills
 from fletching_server.hot import HotTier
-from fletching_server.pieces import Piece, Run, counted, pieces, slices, weighed
+from fletching_server.pieces import Piece, Run, Tally, pieces, slices
 from fletching_server.plan import Gaps, Plan, World, named_symbols, oldest_fetch, resolve, share_of, told_gaps, unknown
 from fletching_server.repair import Repairs
 from fletching_server.snapshot import DatasetState, StoredFile
@@ -205,13 +205,14 @@ class Reads:
         info.partitions = len(files)
         if request.info:
             self._tell(plan, state, info)
-        found = weighed(counted(self._pieces(plan, files), info, filled), plan.columns, info)
-        rows = slices(found, plan.columns)
-        in_memory = all(run for _, run in files)
+        held_runs = [run for _, run in files if run]
+        in_memory = len(held_runs) == len(files)
+        found = pieces(plan.dataset, plan.symbols, plan.window, held_runs) if in_memory else self._pieces(plan, files)
+        rows = slices(found, Tally(info, plan.columns, filled))
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
         size = _batch_rows(plan, files)
         held.callback(self._finish, info, started)
-        if in_memory and len(ahead) < 2 and not any(run and run.image.has_text for _, run in files):
+        if in_memory and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
             return Answer(plan.schema, ahead[0] if ahead else plan.schema.empty_table(), info, held.pop_all(), size)
         return Answer(plan.schema, self._rest(cut(chain(ahead, rows), size)), info, held.pop_all(), size)
 
@@ -268,7 +269,7 @@ def _either(one: Gaps, other: Gaps) -> Gaps:
 
 
 def _groups(symbols: Sequence[str], cold: Sequence[StoredFile]) -> Iterator[Sequence[str]]:
-    """Yield *symbols* in runs whose cold rows fit in ``GROUP_BYTES``; all at once where every file is in memory."""
+    """Yield *symbols* in runs whose rows in *cold* files fit in ``GROUP_BYTES``."""
     per_symbol = sum(file.memory_bytes / max(len(file.symbols), 1) for file in cold)
     size = max(1, int(GROUP_BYTES / per_symbol)) if per_symbol else max(len(symbols), 1)
     for start in range(0, len(symbols), size):

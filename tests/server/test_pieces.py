@@ -11,7 +11,7 @@ from tests.conftest import bar, weekdays
 from fletching_schemas import ReadInfo, Tier, canonical
 from fletching_server.calendars import day_number
 from fletching_server.image import Window, build_image
-from fletching_server.pieces import Run, counted, merge_tables, pieces, slices
+from fletching_server.pieces import Run, Tally, merge_tables, pieces, slices
 from fletching_server.spans import Days
 
 DAILY = canonical("bars_1d", calendar="XSHG")
@@ -32,8 +32,14 @@ def run_of(cells: Cells, version: int, tier: Tier = "hot") -> Run:
 
 
 def strung(symbols: tuple[str, ...], window: Window, runs: list[Run]) -> list[dict[str, Any]]:
-    tables = list(slices(pieces(DAILY, symbols, window, runs), DAILY.schema.names))
+    tables = list(slices(pieces(DAILY, symbols, window, runs), Tally(ReadInfo("bars_1d"), DAILY.schema.names, {})))
     return [row for table in tables for row in table.select(["symbol", "trading_date", "open", "volume"]).to_pylist()]
+
+
+def count(info: ReadInfo, runs: list[Run], filled: dict[str, list[Days]]) -> None:
+    tally = Tally(info, DAILY.schema.names, filled)
+    for piece in pieces(DAILY, NAMES, EVERYTHING, runs):
+        tally.note(piece)
 
 
 def model(layers: list[Cells], symbols: tuple[str, ...], first: date, last: date) -> list[dict[str, Any]]:
@@ -89,7 +95,7 @@ def test_a_run_between_two_others_is_merged_with_neither_when_its_days_are_its_o
 def test_merged_rows_count_as_cold_where_any_of_them_were() -> None:
     info = ReadInfo("bars_1d")
     cells = {(NAMES[0], day) for day in DAYS[:4]}
-    list(counted(pieces(DAILY, NAMES, EVERYTHING, [run_of(cells, 0, "cold"), run_of(cells, 1)]), info, {}))
+    count(info, [run_of(cells, 0, "cold"), run_of(cells, 1)], {})
     assert (info.rows, info.tiers["cold"].rows, info.tiers["hot"].rows) == (4, 4, 0)
 
 
@@ -98,7 +104,7 @@ def test_rows_of_cells_that_were_just_fetched_count_as_the_sources(cells: Cells,
     first, last = sorted((one, other))
     info = ReadInfo("bars_1d")
     filled = {NAMES[0]: [Days(day_number(first), day_number(last))]}
-    list(counted(pieces(DAILY, NAMES, EVERYTHING, [run_of(cells, 0)]), info, filled))
+    count(info, [run_of(cells, 0)], filled)
     fresh = sum(symbol == NAMES[0] and first <= day <= last for symbol, day in cells)
     assert (info.rows, info.tiers["source"].rows, info.tiers["hot"].rows) == (len(cells), fresh, len(cells) - fresh)
 
