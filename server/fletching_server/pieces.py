@@ -155,8 +155,8 @@ class Tally:
         self.columns = columns
         self._info, self._filled = info, filled
 
-    def note(self, piece: Piece) -> None:
-        """Count *piece*; bytes are its rows' share of the run's."""
+    def note(self, piece: Piece) -> Piece:
+        """Return *piece*, counted; bytes are its rows' share of the run's."""
         rows = piece.stop - piece.start
         row_bytes = piece.run.image.row_bytes(self.columns)
         fresh = _rows_within(piece, self._filled) if self._filled else 0
@@ -165,6 +165,7 @@ class Tally:
         self._info.tiers[piece.run.tier].add(rows - fresh, round((rows - fresh) * row_bytes))
         if fresh:
             self._info.tiers["source"].add(fresh, round(fresh * row_bytes))
+        return piece
 
 
 def _rows_within(piece: Piece, filled: Mapping[str, Sequence[Days]]) -> int:
@@ -178,7 +179,7 @@ def _rows_within(piece: Piece, filled: Mapping[str, Sequence[Days]]) -> int:
 
 def slices(found: Iterable[Piece], tally: Tally) -> Iterator[pa.Table]:
     """Yield the counted rows of *found* with the tally's columns; pieces that continue each other in a run become one slice."""
-    for piece in _joined(tally.noted(found)):
+    for piece in _joined(map(tally.note, found)):
         yield _slice(piece, tally.columns)
 
 

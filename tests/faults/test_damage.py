@@ -107,6 +107,19 @@ def test_no_flipped_bit_is_ever_served(open_store: Opener, source: TableSource, 
             engine.act(Action.COMPACT, {"dataset": "bars_1d"})
 
 
+@pytest.mark.parametrize("place", [-1, -5, -9, -40, -200])
+def test_a_footer_that_breaks_while_the_server_runs_is_found_out(open_store: Opener, source: TableSource, place: int) -> None:
+    engine = filled(open_store, source)
+    (victim,) = files(engine, "partition")
+    raw = bytearray(victim.read_bytes())
+    raw[place] ^= 0x40
+    victim.write_bytes(raw)
+    engine.act(Action.EVICT, {})
+    table, info = read_info(engine, symbols=SYMBOLS, start=DAYS[0], end=DAYS[-1])
+    assert table.equals(expected(source.dataset, source.rows, SYMBOLS, DAYS[0], DAYS[-1]))
+    assert info.upstream_calls > 0
+
+
 def test_a_flipped_bit_in_a_users_table_is_told_and_the_file_is_kept(open_store: Opener) -> None:
     engine = open_store()
     write(engine, "mine", [{"id": "a", "day": DAYS[0], "x": 1}], keys=["id", "day"])

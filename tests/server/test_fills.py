@@ -75,6 +75,24 @@ def test_threads_that_start_together_ask_for_every_cell_once(engine: Engine, sou
     assert max(Counter(source.cells_asked()).values()) == 1
 
 
+def test_what_landed_between_a_look_and_the_call_is_not_fetched_again(
+    engine: Engine, source: TableSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fills = engine._reads._fills
+    real = fills.close_gaps
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(fills, "close_gaps", real)
+        read(engine, symbols=SYMBOLS[0], start=MON, end=FRI)  # somebody else's read, from its beginning to its end
+        return real(*arguments)
+
+    monkeypatch.setattr(fills, "close_gaps", late)
+    table, info = read_info(engine, symbols=SYMBOLS[0], start=MON, end=date(2026, 11, 10))
+    assert [(request.start, request.end) for request in source.requests] == [(MON, FRI), (date(2026, 11, 9), date(2026, 11, 10))]
+    assert table.equals(expected(source.dataset, source.rows, SYMBOLS[:1], MON, date(2026, 11, 10)))
+    assert info.upstream_calls == 1
+
+
 def test_who_asks_for_more_joins_what_is_under_way_and_fetches_the_rest(engine: Engine, source: TableSource) -> None:
     source.block()
     first = Background(lambda: read_info(engine, symbols=SYMBOLS[0], start=MON, end=FRI))

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import bar, weekdays
 
-from fletching_schemas import ReadInfo, Tier, canonical
+from fletching_schemas import Dataset, ReadInfo, Tier, canonical
 from fletching_server.calendars import day_number
 from fletching_server.image import Window, build_image
 from fletching_server.pieces import Run, Tally, merge_tables, pieces, slices
@@ -56,6 +58,7 @@ CELLS = st.sets(st.tuples(st.sampled_from(NAMES), st.sampled_from(DAYS)), min_si
 
 
 @settings(max_examples=80)
+@pytest.mark.parametrize("merged_rows", [1, 5, 65_536])
 @given(
     st.lists(CELLS, min_size=1, max_size=4),
     st.sets(st.sampled_from(NAMES)),
@@ -64,13 +67,15 @@ CELLS = st.sets(st.tuples(st.sampled_from(NAMES), st.sampled_from(DAYS)), min_si
     st.randoms(),
 )
 def test_every_wanted_key_comes_once_in_order_with_the_newest_row(
-    layers: list[Cells], wanted: set[str], one: date, other: date, random: Any
+    merged_rows: int, layers: list[Cells], wanted: set[str], one: date, other: date, random: Any
 ) -> None:
     first, last = sorted((one, other))
     symbols = tuple(sorted(wanted))
     runs = [run_of(cells, version) for version, cells in enumerate(layers)]
     random.shuffle(runs)
-    assert strung(symbols, Window(day_number(first), day_number(last)), runs) == model(layers, symbols, first, last)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fletching_server.pieces.MERGED_ROWS", merged_rows)
+        assert strung(symbols, Window(day_number(first), day_number(last)), runs) == model(layers, symbols, first, last)
 
 
 @given(CELLS)
@@ -90,6 +95,20 @@ def test_runs_that_do_not_overlap_follow_each_other_without_a_copy() -> None:
 def test_a_run_between_two_others_is_merged_with_neither_when_its_days_are_its_own() -> None:
     runs = [run_of({(NAMES[0], day) for day in DAYS[place : place + 3]}, place) for place in (0, 3, 6)]
     assert [piece.run for piece in pieces(DAILY, NAMES[:1], EVERYTHING, runs)] == runs
+
+
+def test_symbols_that_overlap_share_a_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    merges: list[int] = []
+
+    def counting(dataset: Dataset, tables: Sequence[pa.Table]) -> pa.Table:
+        merges.append(len(tables))
+        return merge_tables(dataset, tables)
+
+    monkeypatch.setattr("fletching_server.pieces.merge_tables", counting)
+    names = tuple(f"{number:06}.SZ" for number in range(200))
+    cells = {(name, day) for name in names for day in DAYS[:3]}
+    strung(names, EVERYTHING, [run_of(cells, version) for version in range(3)])
+    assert merges == [3]  # one merge, of one table per run
 
 
 def test_merged_rows_count_as_cold_where_any_of_them_were() -> None:
