@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 SOCKET_PATH_BYTES: Final = 100  # the system's limit is about 107; beyond it gRPC only says that it did not start
 _SHUTDOWN_SECONDS: Final = 5.0
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Service:
@@ -75,19 +76,21 @@ def wait_for_signal(ready: Callable[[], None]) -> str:
     """Call *ready*, then return the name of the signal (SIGTERM or SIGINT) that asked this process to end, once it came.
 
     *ready* is called when signals are heard: whoever is told there that the process runs may end it at once.
+
+    The signal arrives as a byte, written in C by whichever thread the system interrupts. An ``Event`` set by a handler would
+    not do: the handler may run while the main thread holds the event's own lock, or in no hurry at all.
     """
-    stop = threading.Event()
-    received: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        received.append(number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
-    ready()
-    stop.wait()
-    return signal.Signals(received[0]).name
+    arriving, leaving = socket.socketpair()
+    with arriving, leaving:
+        leaving.setblocking(False)
+        signal.set_wakeup_fd(leaving.fileno())
+        for number in _ENDING:
+            signal.signal(number, lambda _number, _frame: None)
+        ready()
+        while (received := arriving.recv(1)[0]) not in _ENDING:  # another one that somebody handles
+            pass
+        signal.set_wakeup_fd(-1)
+    return signal.Signals(received).name
 
 
 @dataclass(frozen=True)
