@@ -10,7 +10,7 @@ Instants are UTC, dates are sessions of the exchange, prices are unadjusted in c
 from fletching._cache import Cache
 from fletching._embed import open  # noqa: A004  # on purpose, as gzip.open
 from fletching._flight import connect
-from fletching_schemas import Gap, ReadInfo, WriteResult
+from fletching_schemas import Adjustment, Gap, ReadInfo, SymbolStatus, WriteResult
 from fletching_schemas.errors import (
     BadSourceData,
     CorruptFile,
@@ -24,7 +24,9 @@ from fletching_schemas.errors import (
     Overloaded,
     ServerClosing,
     ServerUnreachable,
+    SourceChanged,
     SourceError,
+    SourceThrottled,
     SourceTimeout,
     SourceUnavailable,
     StoreError,
@@ -37,6 +39,7 @@ from fletching_schemas.errors import (
 )
 
 __all__ = [
+    "Adjustment",
     "BadSourceData",
     "Cache",
     "CorruptFile",
@@ -52,13 +55,16 @@ __all__ = [
     "ReadInfo",
     "ServerClosing",
     "ServerUnreachable",
+    "SourceChanged",
     "SourceError",
+    "SourceThrottled",
     "SourceTimeout",
     "SourceUnavailable",
     "StoreError",
     "StoreInUse",
     "StoreUnwritable",
     "StoreVersion",
+    "SymbolStatus",
     "UnknownColumn",
     "UnknownDataset",
     "UnknownSymbol",

@@ -10,8 +10,8 @@ pyarrow and the standard library only; no I/O, no threads, no clock.
 
 from fletching_schemas.actions import ACTION_HELP, TABLE_ACTIONS, Action
 from fletching_schemas.canonical import CANONICAL_NAMES, canonical
-from fletching_schemas.datasets import Dataset, Notation, Period, storage_schema, storage_type
-from fletching_schemas.replies import Gap, ReadInfo, Tier, TierUse, WriteResult
+from fletching_schemas.datasets import Dataset, Notation, Period, Restatement, storage_schema, storage_type
+from fletching_schemas.replies import Adjustment, Gap, ReadInfo, SymbolStatus, Tier, TierUse, WriteResult
 from fletching_schemas.requests import FetchRequest, ReadRequest, WriteRequest
 from fletching_schemas.symbols import SUFFIXES, normalise_symbol
 
@@ -21,6 +21,7 @@ __all__ = [
     "SUFFIXES",
     "TABLE_ACTIONS",
     "Action",
+    "Adjustment",
     "Dataset",
     "FetchRequest",
     "Gap",
@@ -28,6 +29,8 @@ __all__ = [
     "Period",
     "ReadInfo",
     "ReadRequest",
+    "Restatement",
+    "SymbolStatus",
     "Tier",
     "TierUse",
     "WriteRequest",

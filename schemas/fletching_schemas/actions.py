@@ -19,6 +19,11 @@ class Action(StrEnum):
     DELETE = "delete"
     COMPACT = "compact"
     VERIFY = "verify"
+    PROVENANCE = "provenance"
+    RESTATEMENTS = "restatements"
+    PROGRESS = "progress"
+    CALL = "call"
+    GUARD = "guard"
 
 
 ACTION_HELP: Final[dict[Action, str]] = {
@@ -32,7 +37,14 @@ ACTION_HELP: Final[dict[Action, str]] = {
     Action.DELETE: "Deletes a user table, or what is held of a sourced dataset. Body: dataset.",
     Action.COMPACT: "Folds the journal into partitions now. Body: dataset.",
     Action.VERIFY: "Checks every file, checksum and coverage fact of the store, and lists what is wrong.",
+    Action.PROVENANCE: "Table of fills: who delivered what, when, and how it was checked. Body: dataset, symbols, start, end.",
+    Action.RESTATEMENTS: "Table of settled rows that came back changed, before and after. Body: dataset, symbols, start, end.",
+    Action.PROGRESS: "How far a read is: upstream calls done, failed and due. Body: id, the read's progress_id.",
+    Action.CALL: "A function of a source's library, through the cache, as a table. Body: source, function, arguments, max_age.",
+    Action.GUARD: "Table of upstream budgets: what is spent, what is left, and when to ask again.",
 }
 
 # These answer with an Arrow IPC stream, all others with a JSON object.
-TABLE_ACTIONS: Final = frozenset({Action.DATASETS, Action.COVERAGE})
+TABLE_ACTIONS: Final = frozenset(
+    {Action.DATASETS, Action.COVERAGE, Action.PROVENANCE, Action.RESTATEMENTS, Action.CALL, Action.GUARD}
+)

@@ -32,6 +32,7 @@ _SYMBOL = _field("symbol", _TEXT, required=True)
 _SESSION = _field("trading_date", _DATE, "session", required=True)
 _INSTANT = _field("ts", TIMESTAMP, _UTC, required=True)
 _SEQ = _field("seq", _COUNT, "ordinal", required=True)
+_OPEN_INTEREST = _field("open_interest", _COUNT, "contracts")
 _OHLC = _price("open", "high", "low", "close")
 _TRADED = [_field("volume", _COUNT, _SHARES), _field("amount", _FLOAT, _MONEY)]
 
@@ -44,6 +45,8 @@ def _book(levels: int) -> list[pa.Field]:
     return _price(*prices) + [_field(name, _COUNT, _SHARES) for name in sizes]
 
 
+INTRADAY_BARS: Final = ("bars_1m", "bars_5m", "bars_15m", "bars_30m", "bars_60m")
+
 _FIELDS: Final[dict[str, list[pa.Field]]] = {
     "bars_1d": [
         _SYMBOL,
@@ -53,18 +56,11 @@ _FIELDS: Final[dict[str, list[pa.Field]]] = {
         *_TRADED,
         _field("turnover_rate", _FLOAT, _RATIO),
         *_price("limit_up", "limit_down"),
-        _field("open_interest", _COUNT, "contracts"),
+        _OPEN_INTEREST,
         *_price("settle"),
         _field("suspended", pa.bool_()),
     ],
-    "bars_1m": [
-        _SYMBOL,
-        _INSTANT,
-        _SESSION,
-        *_OHLC,
-        *_TRADED,
-        _field("open_interest", _COUNT, "contracts"),
-    ],
+    **{name: [_SYMBOL, _INSTANT, _SESSION, *_OHLC, *_TRADED, _OPEN_INTEREST] for name in INTRADAY_BARS},
     "trades": [
         _SYMBOL,
         _INSTANT,
@@ -107,6 +103,56 @@ _FIELDS: Final[dict[str, list[pa.Field]]] = {
         _field("method", _TEXT, required=True),
         _field("version", _COUNT, required=True),
     ],
+    "corporate_actions": [
+        _SYMBOL,
+        _field("ex_date", _DATE, "date", required=True),
+        _field("kind", _TEXT, required=True),
+        _field("known_at", TIMESTAMP, _UTC, required=True),
+        _field("announce_date", _DATE, "date"),
+        _field("record_date", _DATE, "date"),
+        _field("pay_date", _DATE, "date"),
+        _field("cash_per_share", _FLOAT, _PRICE),
+        _field("bonus_ratio", _FLOAT, "shares/share"),
+        _field("transfer_ratio", _FLOAT, "shares/share"),
+        _field("rights_ratio", _FLOAT, "shares/share"),
+        _field("split_ratio", _FLOAT, "shares/share"),
+        *_price("rights_price"),
+        _field("currency", _TEXT),
+        _field("source", _TEXT),
+    ],
+    "calendar": [
+        _field("mic", _TEXT, required=True),
+        _field("session", _DATE, "session", required=True),
+        _field("open", TIMESTAMP, _UTC),
+        _field("break_start", TIMESTAMP, _UTC),
+        _field("break_end", TIMESTAMP, _UTC),
+        _field("close", TIMESTAMP, _UTC),
+        _field("half_day", pa.bool_()),
+        _field("status", _TEXT, required=True),
+        _field("source", _TEXT, required=True),
+    ],
+    "financials": [
+        _SYMBOL,
+        _field("report_period", _DATE, "date", required=True),
+        _field("item", _TEXT, required=True),
+        _field("known_at", TIMESTAMP, _UTC, required=True),
+        _field("statement", _TEXT),
+        _field("value", _FLOAT),
+        _field("unit", _TEXT),
+        _field("announce_date", _DATE, "date"),
+        _field("revision", pa.int16()),
+        _field("source", _TEXT),
+    ],
+    "news": [
+        _SYMBOL,
+        _field("published_at", TIMESTAMP, _UTC, required=True),
+        _field("news_id", _TEXT, required=True),
+        _field("title", _TEXT),
+        _field("body", _TEXT),
+        _field("source", _TEXT),
+        _field("url", _TEXT),
+        _field("fetched_at", TIMESTAMP, _UTC, required=True),
+    ],
     "instruments": [
         _SYMBOL,
         _field("valid_from", _DATE, "date", required=True),
@@ -133,15 +179,20 @@ _DAILY: Final[dict[str, Any]] = {"keys": ("symbol", "trading_date"), "time": "tr
 _TICKS: Final[dict[str, Any]] = {"keys": ("symbol", "ts", "seq"), "time": "ts", "period": "day", "fresh_seconds": 30.0}
 _RULES: Final[dict[str, dict[str, Any]]] = {
     "bars_1d": _DAILY,
+    **{name: {"keys": ("symbol", "ts"), "time": "ts", "period": "month"} for name in INTRADAY_BARS},
     "bars_1m": {"keys": ("symbol", "ts"), "time": "ts", "period": "day"},
     "trades": _TICKS,
     "quotes_l1": _TICKS,
     "quotes_l5": _TICKS,
     "adj_factors": {"keys": ("symbol", "ex_date", "source", "known_at"), "time": "ex_date", "period": "year"},
+    "corporate_actions": {"keys": ("symbol", "ex_date", "kind", "known_at"), "time": "ex_date", "period": "year"},
+    "calendar": {"keys": ("mic", "session"), "time": "session", "period": "year", "notation": "verbatim"},
+    "financials": {"keys": ("symbol", "report_period", "item", "known_at"), "time": "report_period", "period": "year"},
+    "news": {"keys": ("symbol", "published_at", "news_id"), "time": "published_at", "period": "month", "accumulates": True},
     "instruments": {"keys": ("symbol", "valid_from"), "time": "valid_from", "period": "year"},
 }
 # Their dates are facts about a symbol, not sessions: a factor may fall on a holiday.
-_WITHOUT_SESSIONS: Final = frozenset({"adj_factors", "instruments"})
+_WITHOUT_SESSIONS: Final = frozenset({"adj_factors", "calendar", "corporate_actions", "financials", "instruments", "news"})
 
 CANONICAL_NAMES: Final = tuple(_FIELDS)
 
@@ -150,7 +201,8 @@ def canonical(name: str, *, calendar: str | None = None, as_name: str | None = N
     """Return the standard dataset *name* for the exchange *calendar* (a MIC), called *as_name* where that is given.
 
     *overrides* replace fields of ``Dataset``, for a source that states its abilities: ``symbols_per_call=50``.
-    ``adj_factors`` and ``instruments`` have no sessions: the calendar of these two is always None.
+    Those whose dates are no sessions (``adj_factors``, ``corporate_actions``, ``calendar``, ``financials``, ``news``,
+    ``instruments``) never have a calendar.
     Raises ``InvalidRequest`` for a name that is not one of ``CANONICAL_NAMES``.
     """
     if name not in _FIELDS:

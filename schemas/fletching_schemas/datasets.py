@@ -16,11 +16,21 @@ from fletching_schemas.errors import InvalidRequest, UnknownColumn
 
 Period = Literal["year", "month", "day"]
 Notation = Literal["equity", "index", "futures", "mixed", "verbatim"]
+Restatement = Literal["replace", "keep", "refuse"]
 
 DATASET_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 EPOCH: Final = date(1970, 1, 1)
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
+_LEAST: Final = {
+    "buckets": 1,
+    "symbols_per_call": 1,
+    "recent_sessions": 1,
+    "sweep_symbols": 0,
+    "fresh_seconds": 0,
+    "stale_seconds": 0,
+    "verify_days": 0,
+}
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
@@ -35,7 +45,16 @@ class Dataset:
 
     What its source can do: ``range_pushdown`` (False: every call returns a symbol's whole history),
     ``symbols_per_call`` (most symbols in one fetch), ``first_session`` (how far back it goes; None: as far as the
-    calendar). ``fresh_seconds`` is how long rows of a session that has not settled are served without asking again.
+    calendar), ``recent_sessions`` (it only has the last so many; None: all), ``sweep_symbols`` (from so many symbols on one
+    call for all of them is cheaper where only the latest session is missing; 0: it cannot). ``accumulates``: an answer
+    never takes back what an earlier one told, as a list of the newest items does not.
+
+    How fresh rows are: ``fresh_seconds`` is how long rows of a session that has not settled are served without asking
+    again, ``stale_seconds`` for how long after that they are still served while new ones are fetched in the background,
+    ``verify_days`` after how long final rows are asked for once more, in the background. ``restatement`` says what to do
+    where settled rows come back with other values: ``replace`` those held, ``keep`` them, or ``refuse`` the answer; each
+    change is recorded. ``factors`` names the dataset that adjusts the prices of this one (None: they cannot be).
+
     ``notation`` says how symbols are written: see ``fletching_schemas.normalise_symbol``; ``verbatim`` leaves them.
 
     Raises ``InvalidRequest`` where the parts do not fit together.
@@ -52,7 +71,14 @@ class Dataset:
     range_pushdown: bool = True
     symbols_per_call: int = 1
     first_session: date | None = None
+    recent_sessions: int | None = None
+    sweep_symbols: int = 0
+    accumulates: bool = False
     fresh_seconds: float = 300.0
+    stale_seconds: float = 0.0
+    verify_days: float = 365.0
+    restatement: Restatement = "replace"
+    factors: str | None = None
     description: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -84,10 +110,16 @@ class Dataset:
             return f"time {self.time!r} must be a date or a timestamp with a time zone, it is {self._type(self.time)}"
         if self.calendar is not None and not pa.types.is_date32(self._type(self.session)):
             return f"rows follow the sessions of {self.calendar}: add a column trading_date (date32) that names each row's"
-        if self.period not in get_args(Period) or self.notation not in get_args(Notation):
-            return f"period is one of {get_args(Period)} and notation one of {get_args(Notation)}"
-        if self.buckets < 1 or self.symbols_per_call < 1 or not self.fresh_seconds >= 0:
-            return "buckets and symbols_per_call are at least 1, fresh_seconds at least 0"
+        return self._problem_of_rules()
+
+    def _problem_of_rules(self) -> str | None:
+        for name, allowed in (("period", Period), ("notation", Notation), ("restatement", Restatement)):
+            if getattr(self, name) not in get_args(allowed):
+                return f"{name} is one of {', '.join(get_args(allowed))}, it is {getattr(self, name)!r:.40}"
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                return f"{name} is at least {least}, it is {value!r:.40}"
         return None
 
     def _type(self, column: str) -> pa.DataType:

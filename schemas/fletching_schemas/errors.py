@@ -10,8 +10,10 @@
       NotCached           (LookupError)          on_miss="error", and some cells are not held
       SourceError                                upstream could not deliver
         SourceUnavailable                        it failed, or none is configured; a retry may help
+          SourceThrottled                        upstream throttles or bans us, or our own budget is spent: see retry_at
         SourceTimeout     (TimeoutError)         it did not answer within its deadline
         BadSourceData     (ValueError)           it answered, but not what the dataset promises
+          SourceChanged                          its answers have another shape than this version knows
       StoreError
         StoreInUse                               another process has the store open
         StoreVersion                             written by an incompatible version
@@ -31,6 +33,8 @@ asked, what is there, and what to do.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 __all__ = [
     "BadSourceData",
     "CorruptFile",
@@ -44,7 +48,9 @@ __all__ = [
     "Overloaded",
     "ServerClosing",
     "ServerUnreachable",
+    "SourceChanged",
     "SourceError",
+    "SourceThrottled",
     "SourceTimeout",
     "SourceUnavailable",
     "StoreError",
@@ -54,6 +60,7 @@ __all__ = [
     "UnknownColumn",
     "UnknownDataset",
     "UnknownSymbol",
+    "copy_of",
     "error_from_code",
 ]
 
@@ -62,6 +69,11 @@ class Error(Exception):
     """Any failure that Fletching reports; ``str(error)`` is the whole message."""
 
     code = "error"
+
+    def __init__(self, message: str = "", retry_at: datetime | None = None) -> None:
+        """Say *message*; *retry_at* (UTC) is when asking again may help, where that is known."""
+        super().__init__(message)
+        self.retry_at = retry_at
 
     @property
     def message(self) -> str:
@@ -126,6 +138,12 @@ class SourceUnavailable(SourceError):
     code = "source_unavailable"
 
 
+class SourceThrottled(SourceUnavailable):
+    """Upstream throttles or bans us, or our own budget for it is spent; ``retry_at`` says when to ask again."""
+
+    code = "source_throttled"
+
+
 class SourceTimeout(SourceError, TimeoutError):
     """The source did not answer within its deadline."""
 
@@ -136,6 +154,12 @@ class BadSourceData(SourceError, ValueError):
     """The source answered with rows that its dataset does not allow."""
 
     code = "bad_source_data"
+
+
+class SourceChanged(BadSourceData):
+    """Upstream's answers have another shape than this version knows; retrying does not help."""
+
+    code = "source_changed"
 
 
 class StoreError(Error):
@@ -205,6 +229,14 @@ def _tree(root: type[Error]) -> list[type[Error]]:
 _BY_CODE = {kind.code: kind for kind in _tree(Error)}
 
 
-def error_from_code(code: str, message: str) -> Error:
+def error_from_code(code: str, message: str, retry_at: datetime | None = None) -> Error:
     """Return the error that *code* names, or a plain ``Error`` for a code of a newer version."""
-    return _BY_CODE.get(code, Error)(message)
+    return _BY_CODE.get(code, Error)(message, retry_at)
+
+
+def copy_of(error: Error, message: str | None = None) -> Error:
+    """Return *error* as a new object of our own class, with another *message* where one is given.
+
+    One exception object must not be raised in many threads, and a class of a source's own may take other arguments.
+    """
+    return error_from_code(error.code, error.message if message is None else message, error.retry_at)

@@ -21,6 +21,7 @@ MAX_SYMBOL_LENGTH: Final = 64
 MAX_AGE_SECONDS: Final = 1e10  # three centuries; far larger numbers overflow the instants that they are taken from
 
 OnMiss = Literal["fill", "cached", "error"]
+Adjust = Literal["qfq", "hfq"]
 WriteMode = Literal["upsert", "append", "replace"]
 PROFILES: Final[dict[str, float]] = {"trading": 60.0, "research": 3600.0, "backtesting": 86400.0}
 
@@ -140,7 +141,9 @@ class ReadRequest(_Wire):
     """One read: which rows of which dataset, how fresh, and what to do where they are not held.
 
     ``start`` and ``end`` are inclusive. A date covers its whole session; a naive datetime is in the time zone of the
-    dataset's exchange (UTC where it has none). ``symbols`` and ``columns`` of None mean all.
+    dataset's exchange (UTC where it has none). ``symbols`` and ``columns`` of None mean all. ``adjust`` computes prices as
+    of ``adjust_ref`` (a session; None: the last one of the range). ``progress_id`` is a name, made up by the client, under
+    which the action ``progress`` tells how far the read is.
     """
 
     kind = "read"
@@ -150,13 +153,14 @@ class ReadRequest(_Wire):
     start: date | datetime | None = None
     end: date | datetime | None = None
     columns: tuple[str, ...] | None = None
-    adjust: str | None = None
-    adjust_ref: str | None = None
+    adjust: Adjust | None = None
+    adjust_ref: date | None = None
     as_of: str | None = None
     max_age: float | None = None
     profile: str | None = None
     on_miss: OnMiss = "fill"
     info: bool = False
+    progress_id: str | None = None
 
     def __post_init__(self) -> None:
         _check_dataset(self.dataset)
@@ -166,7 +170,9 @@ class ReadRequest(_Wire):
         object.__setattr__(self, "end", parse_moment(self.end, "end"))
         self._check_limits()
         self._check_range()
-        self._check_built()
+        self._check_adjust()
+        if self.as_of is not None:
+            raise NotBuilt(f"as_of={self.as_of!r:.40}: as_of is not built yet; leave it out to read the present state")
 
     def _check_limits(self) -> None:
         _one_of(self.on_miss, _ON_MISS, "on_miss")
@@ -185,10 +191,17 @@ class ReadRequest(_Wire):
         if self.start is not None and self.end is not None and _reversed(self.start, self.end):
             raise InvalidRequest(f"start {self.start} is after end {self.end}; did you mean to swap them?")
 
-    def _check_built(self) -> None:
-        for name, value in (("adjust", self.adjust), ("adjust_ref", self.adjust_ref), ("as_of", self.as_of)):
-            if value is not None:
-                raise NotBuilt(f"{name}={value!r:.40}: {name} is not built yet; leave it out to read raw rows")
+    def _check_adjust(self) -> None:
+        if self.adjust is not None:
+            _one_of(self.adjust, get_args(Adjust), "adjust")
+        reference = parse_moment(self.adjust_ref, "adjust_ref")
+        if isinstance(reference, datetime):
+            raise InvalidRequest(f"adjust_ref={self.adjust_ref!s:.40}; it is a session, a date without a time of day")
+        if reference is not None and self.adjust != "qfq":
+            raise InvalidRequest("adjust_ref is the session whose prices stay as they are, and only adjust='qfq' has one")
+        object.__setattr__(self, "adjust_ref", reference)
+        if self.progress_id is not None:
+            _names(self.progress_id, "progress_id")
 
     @property
     def tolerated_age(self) -> float | None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import structlog
 
 from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
-from fletching_schemas.errors import InvalidRequest, ServerClosing, StoreError
+from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
 from fletching_server.calendars import Calendars
 from fletching_server.changes import Define, Delete, Forget
 from fletching_server.clock import Clock, SystemClock
@@ -151,6 +151,8 @@ class Engine:
             Action.VERIFY: _bare(lambda: {"problems": self.verify()}),
         }
         self._check_open()
+        if action not in verbs:
+            raise NotBuilt(f"{action} is not built yet")
         return verbs[action](body)
 
     def verify(self) -> list[str]:

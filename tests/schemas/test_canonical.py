@@ -27,7 +27,7 @@ def unit_of(item: pa.Field) -> str:
 def test_keys_are_never_null(name: str) -> None:
     dataset = canonical(name)
     assert [key for key in dataset.keys if dataset.schema.field(key).nullable] == []
-    assert dataset.keys[0] == dataset.symbol == "symbol"
+    assert dataset.keys[0] == dataset.symbol == ("mic" if name == "calendar" else "symbol")
     assert not dataset.schema.field(dataset.session).nullable
 
 
@@ -75,6 +75,10 @@ def test_bars_and_only_bars_are_labelled_by_their_end(name: str) -> None:
     [
         ("bars_1d", ("symbol", "trading_date"), "trading_date", "year"),
         ("bars_1m", ("symbol", "ts"), "ts", "day"),
+        ("bars_60m", ("symbol", "ts"), "ts", "month"),
+        ("corporate_actions", ("symbol", "ex_date", "kind", "known_at"), "ex_date", "year"),
+        ("financials", ("symbol", "report_period", "item", "known_at"), "report_period", "year"),
+        ("news", ("symbol", "published_at", "news_id"), "published_at", "month"),
         ("trades", ("symbol", "ts", "seq"), "ts", "day"),
         ("quotes_l1", ("symbol", "ts", "seq"), "ts", "day"),
         ("quotes_l5", ("symbol", "ts", "seq"), "ts", "day"),
@@ -96,7 +100,8 @@ def test_five_levels_are_flat_columns() -> None:
 
 @pytest.mark.parametrize("name", CANONICAL_NAMES)
 def test_the_calendar_belongs_to_datasets_with_sessions(name: str) -> None:
-    expected = None if name in {"adj_factors", "instruments"} else "XSHG"
+    without = {"adj_factors", "calendar", "corporate_actions", "financials", "instruments", "news"}
+    expected = None if name in without else "XSHG"
     assert canonical(name, calendar="XSHG").calendar == expected
     assert canonical(name).calendar is None
 

@@ -6,6 +6,15 @@ sim        a deterministic market, no network         files   folders of CSV, zi
 akshare    the real library, in a worker process      registry  a source from its name
 """
 
-from fletching_server.sources.protocol import Source, SymbolLister
+from fletching_server.sources.protocol import (
+    Budget,
+    Caller,
+    Lifetime,
+    LifetimeTeller,
+    Meter,
+    Metered,
+    Source,
+    SymbolLister,
+)
 
-__all__ = ["Source", "SymbolLister"]
+__all__ = ["Budget", "Caller", "Lifetime", "LifetimeTeller", "Meter", "Metered", "Source", "SymbolLister"]
