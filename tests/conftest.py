@@ -175,7 +175,8 @@ def read(
     engine: Engine, dataset: str = "bars_1d", symbols: Any = None, start: Any = None, end: Any = None, **more: Any
 ) -> pa.Table:
     """Return the rows of one read, as a table."""
-    return read_info(engine, dataset, symbols, start, end, **more)[0]
+    answer = engine.read(ReadRequest(dataset, symbols, start, end, **more))
+    return pa.Table.from_batches(list(answer), schema=answer.schema)
 
 
 def read_info(

@@ -21,6 +21,7 @@ class Action(StrEnum):
     VERIFY = "verify"
     PROVENANCE = "provenance"
     RESTATEMENTS = "restatements"
+    SESSIONS = "sessions"
     PROGRESS = "progress"
     CALL = "call"
     GUARD = "guard"
@@ -39,6 +40,7 @@ ACTION_HELP: Final[dict[Action, str]] = {
     Action.VERIFY: "Checks every file, checksum and coverage fact of the store, and lists what is wrong.",
     Action.PROVENANCE: "Table of fills: who delivered what, when, and how it was checked. Body: dataset, symbols, start, end.",
     Action.RESTATEMENTS: "Table of settled rows that came back changed, before and after. Body: dataset, symbols, start, end.",
+    Action.SESSIONS: "Table of an exchange's sessions: hours, half days, when settled, who vouches. Body: mic, start, end.",
     Action.PROGRESS: "How far a read is: upstream calls done, failed and due. Body: id, the read's progress_id.",
     Action.CALL: "A function of a source's library, through the cache, as a table. Body: source, function, arguments, max_age.",
     Action.GUARD: "Table of upstream budgets: what is spent, what is left, and when to ask again.",
@@ -46,5 +48,13 @@ ACTION_HELP: Final[dict[Action, str]] = {
 
 # These answer with an Arrow IPC stream, all others with a JSON object.
 TABLE_ACTIONS: Final = frozenset(
-    {Action.DATASETS, Action.COVERAGE, Action.PROVENANCE, Action.RESTATEMENTS, Action.CALL, Action.GUARD}
+    {
+        Action.DATASETS,
+        Action.COVERAGE,
+        Action.PROVENANCE,
+        Action.RESTATEMENTS,
+        Action.SESSIONS,
+        Action.CALL,
+        Action.GUARD,
+    }
 )

@@ -92,9 +92,10 @@ class ReadInfo:
     ``tiers`` maps hot (memory), cold (Parquet) and source (fetched for this read, by it or by one it joined) to rows
     and bytes. ``upstream_calls`` counts the calls this read made, ``joined_calls`` those of others that it waited for.
     ``gaps`` tells sessions without rows and why (at most ``MAX_GAPS_TOLD``; ``gaps_omitted`` counts the rest).
-    ``age_seconds`` is the age of the oldest cell in the answer that is not final, None where all are. ``stale`` says that some
-    are older than the dataset's rule allows, because upstream could not be asked (``symbols`` has its error) or a refresh
-    is under way in the background. ``symbols`` has the status of each symbol, in order.
+    ``age_seconds`` is the age of the oldest cell in the answer whose session had not settled when it was fetched, None
+    without any. ``stale`` says that some cells are older than the dataset's rule allows, because upstream could not be asked
+    (``symbols`` has its error) or because they are refreshed in the background meanwhile. ``symbols`` has the status of each
+    symbol, in order.
     """
 
     dataset: str

@@ -200,8 +200,9 @@ class ReadRequest(_Wire):
         if reference is not None and self.adjust != "qfq":
             raise InvalidRequest("adjust_ref is the session whose prices stay as they are, and only adjust='qfq' has one")
         object.__setattr__(self, "adjust_ref", reference)
-        if self.progress_id is not None:
-            _names(self.progress_id, "progress_id")
+        if self.progress_id is not None and not isinstance(self.progress_id, str):
+            raise InvalidRequest(f"progress_id={self.progress_id!r:.40}; it is a name")
+        _names(self.progress_id, "progress_id")
 
     @property
     def tolerated_age(self) -> float | None:

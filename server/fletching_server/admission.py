@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from fletching_schemas import Dataset, FetchRequest
 from fletching_schemas.errors import BadSourceData, Error
-from fletching_server.calendars import day_number, from_day_number
+from fletching_server.calendars import Calendar, day_number, from_day_number
 from fletching_server.image import Image, build_image, session_days
 
 _BAR: Final = ("open", "high", "low", "close")
@@ -112,8 +112,11 @@ def check_unique(dataset: Dataset, table: pa.Table, fault: type[Error], what: st
         raise fault(f"{what}: {len(repeated)} duplicate keys, the first at row {repeated[0]}: {key}; keys are {dataset.keys}")
 
 
-def admit_fetched(dataset: Dataset, table: Any, request: FetchRequest, source: str) -> Image:
-    """Return a source's answer as an image ready to be stored, or raise ``BadSourceData`` saying what is wrong with it."""
+def admit_fetched(dataset: Dataset, table: Any, request: FetchRequest, source: str, calendar: Calendar | None = None) -> Image:
+    """Return a source's answer as an image ready to be stored, or raise ``BadSourceData`` saying what is wrong with it.
+
+    With a *calendar*, rows of days on which the exchange was closed are refused.
+    """
     what = f"source {source} answered {request}"
     if not isinstance(table, pa.Table):
         raise BadSourceData(f"{what} with a {type(table).__name__}; return a pyarrow.Table")
@@ -126,6 +129,8 @@ def admit_fetched(dataset: Dataset, table: Any, request: FetchRequest, source: s
     check_unique(dataset, rows, BadSourceData, what)
     image = build_image(dataset, rows)
     _check_asked(dataset, image, request, what)
+    if calendar is not None and dataset.calendar is not None:
+        _check_sessions(dataset, image, calendar, what)
     _check_bars(rows, what)
     return image
 
@@ -177,6 +182,19 @@ def _check_asked(dataset: Dataset, image: Image, request: FetchRequest, what: st
             f"{what}: row {row} is of session {day}, outside the range; return only what is asked, "
             "or offer the dataset with range_pushdown=False"
         )
+
+
+def _check_sessions(dataset: Dataset, image: Image, calendar: Calendar, what: str) -> None:
+    closed = calendar.closed(image.sessions)
+    if not closed.any():
+        return
+    row = int(np.argmax(closed))
+    day = from_day_number(int(image.sessions[row]))
+    symbol = image.table[dataset.symbol][row]
+    raise BadSourceData(
+        f"{what}: row {row} ({symbol}) is of {day}, when {calendar.mic} was closed by its calendar, and {int(closed.sum())} rows "
+        f"are of such days. If the exchange was open, say so in the settings: [calendar.{calendar.mic}] add = [{day}]"
+    )
 
 
 def _check_bars(table: pa.Table, what: str) -> None:

@@ -1,38 +1,28 @@
-"""Sessions: which days an exchange was, is or will be open, and when a session has settled.
+"""Sessions: which days an exchange was, is or will be open, when a session opens, and when it has settled. Pure.
 
-Facts come from ``exchange_calendars``, built with explicit bounds (its defaults are frozen at import) and anew each day.
-Beyond what the package knows, weekdays count as *unknown* sessions: readable, never final. Where a dataset has no
-calendar, every day is a session of 24 hours in UTC.
+A day is *open*, *closed* or *unknown*. Where nobody knows yet, weekdays count as sessions of unknown standing: they can be
+read and filled, but nothing about them is final and nothing is called empty. ``almanac`` builds these and keeps them.
 """
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, lru_cache
-from typing import Final
+from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
-import exchange_calendars
 import numpy as np
 
-from fletching_schemas.errors import InvalidRequest
-from fletching_server.clock import Clock
-
 Days = np.ndarray[tuple[int], np.dtype[np.int64]]
+Numbers = Days | np.ndarray[tuple[int], np.dtype[np.int32]]
+Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
+Standing = Literal["open", "closed", "unknown"]
 
-_HORIZON: Final = timedelta(days=366)
+MICROS_A_DAY: Final = 86_400_000_000
 _QUARTER_HOUR: Final = 900  # seconds
-_EVERY_DAY_FROM: Final = date(1900, 1, 1)
-_FIRST: Final = {"XSHG": date(1990, 12, 19)}
-_DEFAULT_FIRST: Final = date(1990, 1, 1)
-# Exchanges that the package lacks and that keep another one's sessions.
-_FOLLOWS: Final = {"XSHE": "XSHG", "BJSE": "XSHG", "XNAS": "XNYS"}
-# After the close until rows stop changing: closing auctions, trading at the close, late prints. Our judgement.
-_SETTLE: Final = {"XNYS": timedelta(hours=4, minutes=30)}
-_DEFAULT_SETTLE: Final = timedelta(hours=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def day_number(day: date) -> int:
@@ -45,21 +35,40 @@ def from_day_number(number: int) -> date:
     return date.fromordinal(number + 719163)
 
 
-@dataclass(frozen=True)
+def micros(instant: datetime) -> int:
+    """Return microseconds since 1970 in UTC."""
+    return (instant - _EPOCH) // timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Hours:
+    """When each session trades, in microseconds since 1970, UTC; a session without a break has both its ends at the close."""
+
+    opens: Days
+    break_starts: Days
+    break_ends: Days
+    closes: Days
+
+
+@dataclass(frozen=True, eq=False)
 class Calendar:
-    """The sessions of one exchange: sorted days, and the instant at which each has settled.
+    """The sessions of one exchange: sorted days, their hours, and the instant at which each has settled.
 
     ``days`` are integers since 1970-01-01 (``day_number``), ``settled`` the matching microseconds since then in UTC.
-    ``known_until`` is the last day about which the source of the calendar says anything. ``overnight``: a session opens
-    on the evening before its date, as futures' do.
+    ``known`` says which of them are vouched for; the others are weekdays of which nobody has said anything yet, or days
+    that are *disputed*: the calendar says open, the reference index has no bar. ``known_until`` is the last day before the
+    first weekday that nobody knows. ``overnight``: sessions open on the evening before their date, as futures' do.
     """
 
     mic: str | None
     zone: ZoneInfo
     days: Days
     settled: Days
+    hours: Hours
+    known: Flags
     known_until: date
     overnight: bool = False
+    disputed: frozenset[int] = field(default=frozenset())
 
     @cached_property
     def _numbers(self) -> tuple[int, ...]:
@@ -67,9 +76,17 @@ class Calendar:
         return tuple(self.days.tolist())
 
     @cached_property
+    def _settled(self) -> tuple[int, ...]:
+        return tuple(self.settled.tolist())
+
+    @cached_property
+    def _opens(self) -> tuple[int, ...]:
+        return tuple(self.hours.opens.tolist())
+
+    @cached_property
     def first(self) -> date:
         """The first session there is."""
-        return from_day_number(int(self.days[0]))
+        return from_day_number(self.first_number)
 
     @cached_property
     def first_number(self) -> int:
@@ -81,10 +98,13 @@ class Calendar:
         """The MIC, or a word for "every day"."""
         return self.mic or "every day"
 
-    @cached_property
-    def known_until_number(self) -> int:
-        """``known_until`` as a day number."""
-        return day_number(self.known_until)
+    def standing(self, day: date) -> Standing:
+        """Return whether the exchange was, is or will be open on *day*, as far as anybody knows."""
+        number = day_number(day)
+        place = bisect_left(self._numbers, number)
+        if place < len(self._numbers) and self._numbers[place] == number:
+            return "open" if self.known[place] else "unknown"
+        return "closed" if self._numbers[0] <= number <= self._numbers[-1] else "unknown"
 
     def snap(self, first: int, last: int) -> tuple[int, int] | None:
         """Return the first and last session between two day numbers, inclusive; None where there is none."""
@@ -95,91 +115,75 @@ class Calendar:
         """Return the sessions between two day numbers, inclusive."""
         return self.days[self.days.searchsorted(first) : self.days.searchsorted(last, "right")]
 
+    def knows(self, sessions: Days) -> Flags:
+        """Return for each of *sessions* (days of this calendar) whether it is vouched for."""
+        return self.known[self.days.searchsorted(sessions)]
+
+    def closed(self, days: Numbers) -> Flags:
+        """Return for each day number whether the exchange is known to have been closed; days outside of what there is count."""
+        places = self.days.searchsorted(days).clip(max=len(self.days) - 1)
+        return np.asarray(self.days[places] != days)
+
     def adjacent(self, last: int, first: int) -> bool:
         """Return whether no session lies strictly between two day numbers."""
         return bisect_right(self._numbers, last) >= bisect_left(self._numbers, first)
 
+    def back(self, day: int, sessions: int) -> int:
+        """Return the session that is *sessions* - 1 before the last one up to *day*: the first of the last so many."""
+        return self._numbers[max(0, bisect_right(self._numbers, day) - sessions)]
+
     def settled_through(self, instant: datetime) -> int:
-        """Return the day number of the last session that has settled at *instant*, known to the calendar."""
-        count = int(self.settled.searchsorted(_micros(instant), "right"))
-        last = int(self.days[count - 1]) if count else int(self.days[0]) - 1
-        return min(last, self.known_until_number)
+        """Return the day number of the last session that has settled at *instant*; where none has, the day before the first."""
+        count = bisect_right(self._settled, micros(instant))
+        return self._numbers[count - 1] if count else self._numbers[0] - 1
+
+    def settled_at(self, instant: datetime) -> float:
+        """Return when the last session that has settled at *instant* did so, in seconds since 1970."""
+        count = bisect_right(self._settled, micros(instant))
+        return self._settled[count - 1] / 1e6 if count else float("-inf")
+
+    def opened_through(self, instant: datetime) -> int:
+        """Return the day number of the last session that has opened at *instant*, the day before the first where none has."""
+        count = bisect_right(self._opens, micros(instant))
+        return self._numbers[count - 1] if count else self._numbers[0] - 1
+
+    def opens_next(self, instant: datetime) -> float:
+        """Return when the next session opens, in seconds since 1970."""
+        count = bisect_right(self._opens, micros(instant))
+        return self._opens[count] / 1e6 if count < len(self._opens) else float("inf")
 
     def today(self, instant: datetime) -> int:
         """Return the day number of *instant*'s date at the exchange."""
         return _local_day(self.zone, int(instant.timestamp()) // _QUARTER_HOUR)
 
+    def half_days(self, first: int, last: int) -> list[date]:
+        """Return the sessions between two day numbers that are shorter than the longest of the year around them."""
+        hours = self.hours
+        minutes = (hours.break_starts - hours.opens) + (hours.closes - hours.break_ends)
+        low, high = self.days.searchsorted(first), self.days.searchsorted(last, "right")
+        around = minutes[max(0, low - 250) : high + 250]
+        usual = np.median(around) if len(around) else 0
+        return [from_day_number(int(day)) for day in self.days[low:high][minutes[low:high] < usual]]
+
+    def bar_ends(self, session: date, minutes: int) -> Days:
+        """Return the label (END, microseconds UTC) of each bar of *minutes* in *session*; empty where it is no session.
+
+        Bars are counted inside each segment of the session, so the last one before a break or the close may be shorter.
+        """
+        place = bisect_left(self._numbers, day_number(session))
+        if place >= len(self._numbers) or self._numbers[place] != day_number(session):
+            return np.empty(0, np.int64)
+        edges = (self.hours.opens, self.hours.break_starts, self.hours.break_ends, self.hours.closes)
+        opened, rest, resumed, closed = (int(edge[place]) for edge in edges)
+        step = minutes * 60_000_000
+        parts = [
+            np.append(np.arange(low + step, high, step), high) for low, high in ((opened, rest), (resumed, closed)) if low < high
+        ]
+        return np.concatenate(parts)
+
 
 @lru_cache(maxsize=256)
 def _local_day(zone: ZoneInfo, quarter_hours: int) -> int:
     """Return the local day of an instant; every zone's midnight lies on a quarter of an hour, and every read asks."""
-    instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=quarter_hours * _QUARTER_HOUR)
+    instant = _EPOCH + timedelta(seconds=quarter_hours * _QUARTER_HOUR)
     return day_number(instant.astimezone(zone).date())
-
-
-def _micros(instant: datetime) -> int:
-    return int((instant - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
-
-
-class Calendars:
-    """The calendars of one engine, built on first use and again when the day changes."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._built: dict[str | None, tuple[date, Calendar]] = {}
-
-    def get(self, mic: str | None) -> Calendar:
-        """Return the calendar of *mic* (None: every day) as known today; ``InvalidRequest`` for an unknown MIC."""
-        today = self._clock.now().date()
-        held = self._built.get(mic)
-        if held and held[0] == today:
-            return held[1]
-        with self._lock:  # construction takes 20-300 ms and touches shared caches of the package
-            held = self._built.get(mic)
-            if not held or held[0] != today:
-                held = self._built[mic] = (today, build_calendar(mic, today))
-        return held[1]
-
-
-def build_calendar(mic: str | None, today: date) -> Calendar:
-    """Return the calendar of *mic* as it is known on *today*, one year ahead."""
-    if mic is None:
-        days = np.arange(day_number(_EVERY_DAY_FROM), day_number(today + _HORIZON) + 1)
-        return Calendar(None, ZoneInfo("UTC"), days, (days + 1) * 86_400_000_000, today + _HORIZON)
-    name = _FOLLOWS.get(mic, mic)
-    if name not in exchange_calendars.get_calendar_names():
-        raise InvalidRequest(f"there is no calendar {mic!r}; use a MIC such as XSHG, XHKG, XNYS, or none for every day")
-    return _from_package(mic, name, today)
-
-
-def _from_package(mic: str, name: str, today: date) -> Calendar:
-    earliest, known_until = _bounds(name, today + _HORIZON)
-    package = exchange_calendars.get_calendar(name, start=earliest.isoformat(), end=known_until.isoformat())
-    days = package.sessions.to_numpy(dtype="datetime64[D]").astype(np.int64)
-    closes = package.closes.to_numpy(dtype="datetime64[us]").astype(np.int64)
-    opens = package.opens.dt.tz_convert(package.tz).dt.tz_localize(None).to_numpy(dtype="datetime64[D]").astype(np.int64)
-    settle = int(_SETTLE.get(name, _DEFAULT_SETTLE) / timedelta(microseconds=1))
-    beyond = _weekdays(known_until + timedelta(days=1), today + _HORIZON)
-    usual = int(closes[-1] - days[-1] * 86_400_000_000)
-    return Calendar(
-        mic,
-        ZoneInfo(str(package.tz)),
-        np.concatenate([days, beyond]),
-        np.concatenate([closes, beyond * 86_400_000_000 + usual]) + settle,
-        known_until,
-        overnight=bool((opens < days).any()),
-    )
-
-
-def _bounds(name: str, horizon: date) -> tuple[date, date]:
-    """Return the first and last day to ask the package for: it refuses dates beyond what it knows."""
-    small = exchange_calendars.get_calendar(name, start="2020-01-02", end="2020-02-28")
-    low, high = small.bound_min(), small.bound_max()
-    start = _FIRST.get(name, _DEFAULT_FIRST)
-    return (max(start, low.date()) if low is not None else start), (min(horizon, high.date()) if high is not None else horizon)
-
-
-def _weekdays(first: date, last: date) -> Days:
-    days = np.arange(day_number(first), day_number(last) + 1)
-    return days[(days + 3) % 7 < 5]  # 1970-01-01 was a Thursday: (0 + 3) % 7 = 3, counted from Monday

@@ -8,7 +8,7 @@ while one is under way share the next transaction, and so its sync.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -19,7 +19,7 @@ from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
 from fletching_server import tables as t
 from fletching_server.snapshot import DatasetState
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 
 class Change(Protocol):
@@ -126,6 +126,11 @@ class Catalogue:
             for listener in self._listeners:
                 listener(pending.change.dataset)
 
+    def rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
+        """Return what *query* finds now: for the records, which nothing in memory holds."""
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
     def integrity(self) -> list[str]:
         """Return what SQLite itself finds wrong with the database."""
         with self._engine.connect() as connection:
@@ -159,6 +164,7 @@ def _connect(path: Path, *, create: bool) -> sa.Engine:
                         "or use another folder; nothing was changed"
                     )
                 connection.execute(t.meta.insert().values(key="format_version", value=str(FORMAT_VERSION)))
+            _upgrade(connection)
     except sa.exc.DatabaseError as error:
         engine.dispose()
         raise _explained(error, f"cannot open the catalogue {path}") from error
@@ -174,6 +180,18 @@ def _explained(error: BaseException, doing: str = "the catalogue could not commi
     if isinstance(error, sa.exc.DatabaseError):
         return StoreError(f"{doing}: {error.orig}; run `fletching verify`")
     return error
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    """Bring the tables of an older format up to this one; new tables have been created already."""
+    found = connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).scalar() or ""
+    if not found.isdecimal() or int(found) >= FORMAT_VERSION:
+        return
+    for since, table, column in t.ADDED_COLUMNS:
+        if int(found) < since:
+            kind = column.type.compile(connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))  # names of our own
+    connection.execute(t.meta.update().where(t.meta.c.key == "format_version").values(value=str(FORMAT_VERSION)))
 
 
 def _check_version(connection: sa.Connection) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
 from fletching_schemas import Dataset
 from fletching_server import tables as t
+from fletching_server.restatement import Restated
 from fletching_server.snapshot import DatasetState, Fact, StoredFile
 from fletching_server.spans import Adjacent, Days, Span, Spans, overlay, without
 
@@ -78,7 +79,10 @@ class Define:
 
 @dataclass(frozen=True)
 class Fill:
-    """Add what a source delivered: at most one segment, and coverage that rests on it."""
+    """Add what a source delivered: at most one segment, coverage that rests on it, and what it *told* about itself.
+
+    *restated* are settled rows that came back changed (the first of *restated_count*), and *rule* what was done about it.
+    """
 
     dataset: str
     id: str
@@ -89,6 +93,10 @@ class Fill:
     fetched_at: float
     asked: Days
     symbols: tuple[str, ...]
+    told: Mapping[str, str | None] = field(default_factory=dict)
+    restated: tuple[Restated, ...] = ()
+    restated_count: int = 0
+    rule: str = ""
 
     def write(self, connection: sa.Connection, seq: int) -> None:
         """Insert segment, coverage and provenance."""
@@ -107,8 +115,16 @@ class Fill:
                 fetched_at=self.fetched_at,
                 digest=self.segment.digest if self.segment else "",
                 seq=seq,
+                restated=self.restated_count,
+                **self.told,
             )
         )
+        rows = [
+            {**vars(each), "dataset": self.dataset, "rule": self.rule, "fill": self.id, "noticed_at": self.fetched_at, "seq": seq}
+            for each in self.restated
+        ]
+        if rows:
+            connection.execute(t.restatements.insert(), rows)
 
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
         """Return the picture with the segment and its coverage."""

@@ -18,13 +18,13 @@ import structlog
 import xxhash
 
 from fletching_schemas import Dataset
-from fletching_server.calendars import Calendars, from_day_number
+from fletching_server.almanac import Calendars
+from fletching_server.calendars import from_day_number
 from fletching_server.changes import Swap
 from fletching_server.cold import ColdTier
 from fletching_server.hot import HotTier
 from fletching_server.image import Image, build_image
 from fletching_server.pieces import merge_tables
-from fletching_server.plan import share_of
 from fletching_server.repair import Repairs
 from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.spans import Days
@@ -144,7 +144,7 @@ def _replaces_rows(segments: list[StoredFile], partition: StoredFile) -> bool:
         segment.asked
         and segment.asked.first <= partition.last_day
         and segment.asked.last >= partition.first_day
-        and share_of(partition, segment.symbols)
+        and partition.share_of(segment.symbols)
         for segment in segments
     )
 

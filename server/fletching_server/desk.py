@@ -7,7 +7,7 @@ it is abandoned, counted, and its late answer is dropped.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -18,14 +18,18 @@ import pyarrow as pa
 import structlog
 
 from fletching_schemas import Dataset, FetchRequest
-from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, SourceTimeout, SourceUnavailable, error_from_code
+from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, SourceTimeout, SourceUnavailable, copy_of
 from fletching_schemas.requests import MAX_SYMBOL_LENGTH
+from fletching_server.calendars import day_number
 from fletching_server.clock import Clock
-from fletching_server.sources import Source, SymbolLister
+from fletching_server.snapshot import Life
+from fletching_server.sources import Lifetime, LifetimeTeller, Source, SymbolLister
 
 T = TypeVar("T")
 
 LISTING_SECONDS: Final = 60.0  # how long a source's list of symbols is believed
+LIVES_SECONDS: Final = 86400.0  # the same for listing dates, which change by the day
+_LIVES_REST: Final = 300.0
 MOST_ABANDONED: Final = 8  # hanging calls per source before it is not asked any more
 
 log = structlog.get_logger(__name__)
@@ -45,6 +49,7 @@ class Desk:
         self._deadline = deadline_seconds
         self._lock = threading.Lock()
         self._listings: dict[str, _Listing] = {}
+        self._lives: dict[str, tuple[float, Mapping[str, Life]]] = {}
         self._abandoned: dict[str, int] = {}
         self._under_way: set[Future[object]] = set()
         self._closed = False
@@ -87,17 +92,38 @@ class Desk:
         )
 
     def listed(self, dataset: str, *, fresh: bool = False) -> frozenset[str] | None:
-        """Return the symbols that the source lists, at most a minute old; None where it cannot tell."""
+        """Return the symbols that the source lists, at most a minute old; None where it cannot tell.
+
+        A source whose list costs a lot says with ``listing_seconds`` how long it is believed, also where it should be *fresh*.
+        """
         source = self._sources.get(dataset)
         if not isinstance(source, SymbolLister):
             return None
         held = self._listings.get(dataset)
         now = self._clock.monotonic()
-        if held is None or fresh or now - held.at > LISTING_SECONDS:
+        believed = getattr(source, "listing_seconds", LISTING_SECONDS)
+        if held is None or (fresh and believed <= LISTING_SECONDS) or now - held.at > believed:
             what = f"{source.name}.symbols({dataset})"
             symbols = self._call(source, what, lambda: source.symbols(dataset))
             held = self._listings[dataset] = _Listing(_checked(symbols, what), now)
         return held.symbols
+
+    def known_listing(self, dataset: str) -> frozenset[str] | None:
+        """Return the symbols that the source listed last, however long ago, without asking it; None where it never did."""
+        held = self._listings.get(dataset)
+        return held.symbols if held else None
+
+    def lives(self, dataset: str) -> Mapping[str, Life]:
+        """Return when symbols were listed and delisted, as far as the source tells; at most a day old."""
+        source = self._sources.get(dataset)
+        if not isinstance(source, LifetimeTeller):
+            return {}
+        held, now = self._lives.get(dataset), self._clock.monotonic()
+        if held is None or now - held[0] > LIVES_SECONDS:
+            self._lives[dataset] = (now - LIVES_SECONDS + _LIVES_REST, held[1] if held else {})  # if it fails: not at once again
+            told = self._call(source, f"{source.name}.lifetimes({dataset})", lambda: source.lifetimes(dataset))
+            held = self._lives[dataset] = (now, {symbol: _life(each) for symbol, each in told.items()})
+        return held[1]
 
     def fetch(self, request: FetchRequest) -> pa.Table:
         """Return what the source has for *request*; every trouble becomes one of our errors."""
@@ -178,10 +204,15 @@ class Desk:
 
 def _translated(error: BaseException, what: str) -> Error:
     if isinstance(error, Error):
-        return error_from_code(error.code, error.message)  # a class of the source's own may take other arguments
+        return copy_of(error)  # a class of the source's own may take other arguments
     return SourceUnavailable(
         f"{what}: {type(error).__name__}: {str(error)[:300]}; nothing was stored, ask again later or with on_miss='cached'"
     )
+
+
+def _life(told: Lifetime) -> Life:
+    first, last = (None if day is None else day_number(day) for day in (told.first, told.last))
+    return Life(first, last)
 
 
 def _checked(symbols: object, what: str) -> frozenset[str]:

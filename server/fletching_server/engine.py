@@ -14,19 +14,23 @@ import structlog
 
 from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
-from fletching_server.calendars import Calendars
+from fletching_server.almanac import Calendars, Rules
+from fletching_server.arrivals import Arrivals
 from fletching_server.changes import Define, Delete, Forget
 from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
 from fletching_server.compaction import Compaction, Compactor
 from fletching_server.desk import Desk
 from fletching_server.fills import Fills
+from fletching_server.gathering import Gathering
 from fletching_server.hot import HotTier
 from fletching_server.inspection import Inspection
 from fletching_server.policy import LruPolicy
+from fletching_server.quarantine import Quarantine
 from fletching_server.reads import Answer, Reads
+from fletching_server.records import Records
 from fletching_server.repair import Repairs
-from fletching_server.settings import Settings
+from fletching_server.settings import CalendarSettings, FreshnessSettings, Settings
 from fletching_server.sources import Source
 from fletching_server.stats import Stats
 from fletching_server.store import Store
@@ -63,7 +67,7 @@ class Engine:
     def _open(self, sources: Sequence[Source], opened: ExitStack, *, recover: bool) -> None:
         """Build the parts bottom-up; *opened* closes them top-down."""
         settings, clock, stats = self.settings, self.clock, self.stats
-        self.calendars = calendars = Calendars(clock)
+        self.calendars = calendars = Calendars(clock, {mic: _rules(said) for mic, said in settings.calendar.items()})
         self.store = store = Store(settings.store)
         opened.callback(store.close)
         self.hot = hot = HotTier(int(settings.memory), LruPolicy())
@@ -75,12 +79,15 @@ class Engine:
         self.desk = desk = Desk(sources, clock, settings.source_seconds)
         opened.callback(desk.close)
         self._define(desk)
-        fills = Fills(store, hot, desk, calendars, clock, stats, settings.source_calls)
+        self.quarantine = Quarantine(settings.store / "quarantine", clock)
+        arrivals = Arrivals(store, hot, Gathering(hot, cold), desk, calendars, clock, stats, self.quarantine)
+        fills = Fills(store, arrivals, desk, calendars, clock, stats, settings.source_calls)
         opened.callback(fills.close)
         opened.callback(desk.release)  # before fills.close: nobody shall wait for a call that hangs
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
         self._writes = Writes(store, hot, cold, desk, calendars, stats)
         self._compaction = Compaction(store, hot, cold, repairs, calendars, stats)
+        self._records = Records(store, calendars)
         self._inspection = Inspection(store, hot, self._reads, desk, calendars, clock, stats)
         compactor = Compactor(store, self._compaction, settings.compact_segments, settings.compact_idle_seconds)
         opened.callback(compactor.close)
@@ -92,7 +99,8 @@ class Engine:
 
     def _define(self, desk: Desk) -> None:
         """Record what the sources offer, refusing to mix two sources or two schemas under one name."""
-        for name, dataset in desk.offers.items():
+        for name, offered in list(desk.offers.items()):
+            dataset = desk.offers[name] = _overridden(offered, self.settings.datasets.get(name))
             source = desk.source(name)
             provider = source.name if source else ""
             state = self.store.catalogue.state(name)
@@ -108,10 +116,10 @@ class Engine:
 
     # The verbs
 
-    def read(self, request: ReadRequest, plane: str = "embedded") -> Answer:
+    def read(self, request: ReadRequest, plane: str = "embedded", principal: str = "") -> Answer:
         """Return the answer to *request*; its rows move as it is read. See ``Reads.read``."""
         self._check_open()
-        return self._reads.read(request, plane)
+        return self._reads.read(request, plane, principal)
 
     def names(self) -> list[str]:
         """Return the names of all datasets, sorted."""
@@ -149,6 +157,10 @@ class Engine:
             Action.DELETE: lambda body: self._delete(_named(body)),
             Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},
             Action.VERIFY: _bare(lambda: {"problems": self.verify()}),
+            Action.PROVENANCE: lambda body: self._records.provenance(_request(body, _RANGE)),
+            Action.RESTATEMENTS: lambda body: self._records.restatements(_request(body, _RANGE)),
+            Action.SESSIONS: self._records.sessions,
+            Action.PROGRESS: self._progress,
         }
         self._check_open()
         if action not in verbs:
@@ -158,6 +170,13 @@ class Engine:
     def verify(self) -> list[str]:
         """Return what is wrong with the store and with the books in memory; an empty list is the good answer."""
         return [*problems_of(self.store, self.cold, self.calendars), *self.hot.check()]
+
+    def _progress(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        if set(body) != {"id"} or not isinstance(body["id"], str):
+            raise InvalidRequest(
+                f"progress takes one argument, id: the progress_id of a read; it got {', '.join(body) or 'none'}"
+            )
+        return self._reads.progress.facts(body["id"])
 
     def _evict(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if not body:
@@ -193,6 +212,15 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _rules(said: CalendarSettings) -> Rules:
+    return Rules(frozenset(said.add), frozenset(said.remove), said.settle_minutes)
+
+
+def _overridden(offered: Dataset, said: FreshnessSettings | None) -> Dataset:
+    chosen = said.model_dump(exclude_none=True) if said else {}
+    return replace(offered, **chosen) if chosen else offered
 
 
 def _check_same(held: Dataset, held_source: str | None, offered: Dataset, provider: str) -> None:

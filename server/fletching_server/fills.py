@@ -9,158 +9,198 @@ would fetch what B has just stored.
 from __future__ import annotations
 
 import threading
-import uuid
 from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
-from fletching_schemas import Dataset, FetchRequest
-from fletching_schemas.errors import Error, InternalError, ServerClosing
-from fletching_server.admission import admit_fetched
-from fletching_server.calendars import Calendars, day_number
-from fletching_server.changes import Fill
+from fletching_schemas import Dataset
+from fletching_schemas.errors import (
+    BadSourceData,
+    Error,
+    InternalError,
+    ServerClosing,
+    SourceChanged,
+    UnknownSymbol,
+)
+from fletching_server.almanac import Calendars
+from fletching_server.arrivals import Arrivals, Errand
 from fletching_server.clock import Clock
-from fletching_server.coverage import facts_of_fill
 from fletching_server.desk import Desk
-from fletching_server.hot import HotTier
-from fletching_server.plan import Gaps, earliest_day, fetch_requests, share_of, uncovered
+from fletching_server.gaps import Gaps, earliest_day, fetch_requests, present_session, sweepable, uncovered
+from fletching_server.progress import Progress
 from fletching_server.snapshot import DatasetState
-from fletching_server.spans import Days, missing
+from fletching_server.spans import Days, Horizon, missing
 from fletching_server.stats import Stats
 from fletching_server.store import Store
+from fletching_server.turns import Turns
 
 log = structlog.get_logger(__name__)
 
+_REST_SECONDS: Final = 300.0  # after a refresh in the background failed; whoever needs the cell still asks at once
 
-@dataclass(frozen=True, eq=False)
+Failures = dict[str, Error]
+
+
+@dataclass(eq=False)
 class _Flight:
-    request: FetchRequest
-    days: Days
-    landed: Future[None] = field(default_factory=Future)
+    """One call under way or waiting for its turn; called, it flies."""
+
+    errand: Errand
+    fly: Callable[[_Flight], None]
+    landed: Future[Failures] = field(default_factory=Future)
+    calls: int = 0
+
+    def __call__(self) -> None:
+        self.fly(self)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.errand.request.dataset, self.errand.request.symbols[0]
+
+
+@dataclass
+class Outcome:
+    """What closing gaps took, and the symbols whose cells could not be fetched."""
+
+    calls: int = 0
+    joined: int = 0
+    failed: Failures = field(default_factory=dict)
 
 
 class Fills:
     """The flights of one engine."""
 
     def __init__(
-        self, store: Store, hot: HotTier, desk: Desk, calendars: Calendars, clock: Clock, stats: Stats, concurrency: int
+        self, store: Store, arrivals: Arrivals, desk: Desk, calendars: Calendars, clock: Clock, stats: Stats, concurrency: int
     ) -> None:
-        self._store, self._hot, self._desk, self._calendars, self._clock, self._stats = (
-            store,
-            hot,
-            desk,
-            calendars,
-            clock,
-            stats,
-        )
+        self._store, self._arrivals, self._desk = store, arrivals, desk
+        self._calendars, self._clock, self._stats = calendars, clock, stats
         self._lock = threading.Lock()
         self._board: dict[tuple[str, str], list[_Flight]] = defaultdict(list)
-        # A pool per source: one that hangs must not keep another's calls waiting.
-        self._pools = {
-            name: ThreadPoolExecutor(desk.calls_at_once(name, concurrency), thread_name_prefix=f"fill-{name}")
-            for name in desk.names()
-        }
+        self._resting: dict[tuple[str, str], float] = {}
+        # Turns per source: one that hangs must not keep another's calls waiting.
+        self._turns = {name: Turns(f"fill-{name}", desk.calls_at_once(name, concurrency)) for name in desk.names()}
 
-    def close_gaps(self, state: DatasetState, gaps: Gaps, oldest: float) -> tuple[int, int]:
-        """Return (calls made, calls joined) once all *gaps* are filled; the first failure is raised, and never kept."""
-        own, joined = self._embark(state.dataset, gaps, oldest)
+    def close_gaps(self, state: DatasetState, gaps: Gaps, horizon: Horizon, progress: Progress, principal: str = "") -> Outcome:
+        """Return once all *gaps* are filled or have failed: what it took, and which symbols failed why."""
+        own, joined = self._embark(state.dataset, gaps, horizon, principal)
+        for flight in (*own, *joined):
+            progress.add(due=1)
+            flight.landed.add_done_callback(lambda landed: progress.add(**_ended(landed)))
         for flight in own:
             self._launch(flight)
+        for flight in joined:
+            self._promote(flight)
+        outcome = Outcome(joined=len(joined))
         for flight in (*own, *joined):
-            _wait(flight)
-        return len(own), len(joined)
+            failures = flight.landed.result()
+            outcome.failed |= {symbol: error for symbol, error in failures.items() if symbol in gaps}
+        outcome.calls = sum(flight.calls for flight in own)
+        return outcome
+
+    def refresh(self, state: DatasetState, due: Gaps, horizon: Horizon) -> None:
+        """Have *due* cells fetched once more, when nobody else needs the source; returns at once."""
+        now, name = self._clock.monotonic(), state.dataset.name
+        rested = {symbol: runs for symbol, runs in due.items() if self._resting.get((name, symbol), now) <= now}
+        own, _ = self._embark(state.dataset, rested, horizon, "", background=True)
+        for flight in own:
+            flight.landed.add_done_callback(lambda landed: self._rest(name, landed.result()))
+            self._launch(flight)
+
+    def _rest(self, dataset: str, failures: Failures) -> None:
+        for symbol in failures:
+            self._resting[dataset, symbol] = self._clock.monotonic() + _REST_SECONDS
+
+    def _promote(self, flight: _Flight) -> None:
+        """Let a flight that nobody waited for until now have its turn with those that somebody waits for."""
+        if flight.errand.background:
+            self._turns[self._provider(flight)].promote(flight)
 
     def _launch(self, flight: _Flight) -> None:
         try:
-            self._pools[self._provider(flight)].submit(self._fly, flight)
-        except RuntimeError:  # the pool takes no more; whoever waits is told
-            self._land(flight, ServerClosing("the cache is closing; nothing more is fetched"))
+            turns = self._turns[self._provider(flight)]
+            turns.submit(flight.errand.principal, flight, background=flight.errand.background)
+        except RuntimeError:  # no more turns are given; whoever waits is told
+            self._land(flight, self._all(flight, ServerClosing("the cache is closing; nothing more is fetched")))
 
-    def _embark(self, dataset: Dataset, gaps: Gaps, oldest: float) -> tuple[list[_Flight], list[_Flight]]:
+    def _embark(
+        self, dataset: Dataset, gaps: Gaps, horizon: Horizon, principal: str, *, background: bool = False
+    ) -> tuple[list[_Flight], list[_Flight]]:
         """Return the flights to make and those to join; afterwards every gap is on the board or covered."""
-        calendar = self._calendars.get(dataset.calendar)
+        calendar, now = self._calendars.get(dataset.calendar), self._clock.now()
         joined: dict[int, _Flight] = {}
         with self._lock:
             left: dict[str, list[Days]] = {}
             coverage = self._store.state(dataset.name).coverage
             for symbol, run in _each(gaps):
-                flying = [f for f in self._board.get((dataset.name, symbol), ()) if _overlap(f.days, run)]
+                flying = [f for f in self._board.get((dataset.name, symbol), ()) if _overlap(f.errand.days, run)]
                 joined |= {id(flight): flight for flight in flying}
-                absent = missing(coverage.get(symbol, ()), run, oldest)
-                if runs := [days for part in absent for days in uncovered(part, [f.days for f in flying], calendar)]:
+                absent = missing(coverage.get(symbol, ()), run, horizon)
+                if runs := [days for part in absent for days in uncovered(part, [f.errand.days for f in flying], calendar)]:
                     left.setdefault(symbol, []).extend(runs)
             if not dataset.range_pushdown:  # such a call brings the whole history anyway: keep what is paid for
-                whole = Days(earliest_day(dataset, calendar), calendar.today(self._clock.now()))
+                whole = Days(earliest_day(dataset, calendar), present_session(dataset, calendar, now))
                 left = {symbol: [whole] for symbol in left}
-            own = [_Flight(request, _days(request)) for request in fetch_requests(dataset, left)]
+            calls = fetch_requests(dataset, left, sweepable(dataset, calendar, now))
+            own = [_Flight(Errand(request, principal, background), self._fly) for request in calls]
             for flight in own:
-                for symbol in flight.request.symbols:
+                for symbol in flight.errand.request.symbols:
                     self._board[dataset.name, symbol].append(flight)
         return own, list(joined.values())
 
     def _provider(self, flight: _Flight) -> str:
-        source = self._desk.source(flight.request.dataset)
+        source = self._desk.source(flight.errand.request.dataset)
         return source.name if source else ""
 
     def _fly(self, flight: _Flight) -> None:
         try:
-            self._fetch(flight)
-        except Error as error:
-            self._land(flight, error)
+            failures = self._bring(flight, flight.errand)
         except BaseException as error:
-            log.exception("fill failed", request=str(flight.request))
-            self._land(flight, InternalError(f"storing {flight.request} failed: {type(error).__name__}; see the server's log"))
+            request = flight.errand.request
+            log.exception("fill failed", request=str(request))
+            bug = InternalError(f"storing {request} failed: {type(error).__name__}; see the server's log")
+            self._land(flight, self._all(flight, bug))
             raise
-        else:
-            self._land(flight, None)
+        self._land(flight, failures)
 
-    def _land(self, flight: _Flight, error: Error | None) -> None:
+    def _bring(self, flight: _Flight, errand: Errand) -> Failures:
+        """Return what failed; where the fault lies with a symbol and not with the upstream, the others are asked without it."""
+        symbols = errand.request.symbols
+        flight.calls += 1
+        try:
+            self._arrivals.bring(errand)
+        except SourceChanged as error:
+            return dict.fromkeys(symbols, error)
+        except (BadSourceData, UnknownSymbol) as error:
+            if not 1 < len(symbols) <= self._desk.offers[errand.request.dataset].symbols_per_call:
+                return dict.fromkeys(symbols, error)
+            middle = len(symbols) // 2
+            return self._bring(flight, errand.part(symbols[:middle])) | self._bring(flight, errand.part(symbols[middle:]))
+        except Error as error:
+            return dict.fromkeys(symbols, error)
+        return {}
+
+    def _land(self, flight: _Flight, failures: Failures) -> None:
         """Take the flight off the board, then wake all who wait: whoever comes now looks at the coverage it left."""
         with self._lock:
-            if flight not in self._board.get((flight.request.dataset, flight.request.symbols[0]), ()):
+            if flight not in self._board.get(flight.key, ()):
                 return  # it was closed down
-            for symbol in flight.request.symbols:
-                key = (flight.request.dataset, symbol)
+            for symbol in flight.errand.request.symbols:
+                key = (flight.errand.request.dataset, symbol)
                 self._board[key].remove(flight)
                 if not self._board[key]:
                     del self._board[key]
-        if error is None:
-            flight.landed.set_result(None)
-        else:
+        if failures:
             self._stats.add(failed_fills=1)
-            flight.landed.set_exception(error)
+        flight.landed.set_result(failures)
 
-    def _fetch(self, flight: _Flight) -> None:
-        """Fetch, check, store: the segment's file first, then one commit that holds it together with its coverage."""
-        request = flight.request
-        dataset = self._desk.offers[request.dataset]
-        started, fetched_at = self._clock.monotonic(), self._clock.now()
-        self._stats.add(upstream_calls=1)
-        answer = self._desk.fetch(request)
-        fetched = self._clock.monotonic()
-        provider = self._provider(flight)
-        image = admit_fetched(dataset, answer, request, provider)
-        needed = image.table.num_rows or self._held(request)  # without rows it says that those held are no more
-        segment = self._store.publish(dataset, image, "segment", sync=False, asked=request) if needed else None
-        calendar = self._calendars.get(dataset.calendar)
-        fill_id = segment.id if segment else uuid.uuid4().hex
-        facts = facts_of_fill(dataset, image, request, calendar, fetched_at, segment.id if segment else None)
-        days, symbols = _days(request), request.symbols
-        self._store.commit(
-            Fill(dataset.name, fill_id, segment, facts, calendar.adjacent, provider, fetched_at.timestamp(), days, symbols)
-        )
-        if segment:
-            self._hot.offer(segment.id, image)
-        rows, stored = image.table.num_rows, self._clock.monotonic()
-        self._stats.add(filled_rows=rows, fetch_seconds=fetched - started, store_seconds=stored - fetched)
-
-    def _held(self, request: FetchRequest) -> bool:
-        """Return whether a file may hold rows of the asked cells."""
-        days, files = _days(request), self._store.state(request.dataset).files
-        return any(file.rows and _overlap(file.reach, days) and share_of(file, request.symbols) for file in files)
+    @staticmethod
+    def _all(flight: _Flight, error: Error) -> Failures:
+        return dict.fromkeys(flight.errand.request.symbols, error)
 
     def busy(self) -> int:
         """Return how many flights are under way or wait for their turn."""
@@ -169,20 +209,16 @@ class Fills:
 
     def close(self) -> None:
         """Take no more flights; those that have not started fail, and the others are waited for."""
-        for pool in self._pools.values():
-            pool.shutdown(wait=True, cancel_futures=True)
+        for turns in self._turns.values():
+            turns.close()
         with self._lock:  # only now: a flight may have been put on the board, and cancelled, during the shutdown
             waiting = {id(flight): flight for flights in self._board.values() for flight in flights}
         for flight in waiting.values():
-            self._land(flight, ServerClosing("the cache is closing; nothing more is fetched"))
+            self._land(flight, self._all(flight, ServerClosing("the cache is closing; nothing more is fetched")))
 
 
-def _wait(flight: _Flight) -> None:
-    """Wait for *flight*, and raise its error as this caller's own: one exception object must not run in many threads."""
-    try:
-        flight.landed.result()
-    except Error as error:
-        raise type(error)(error.message) from error
+def _ended(landed: Future[Failures]) -> dict[str, int]:
+    return {"done": 1, "failed": int(bool(landed.result()))}
 
 
 def _each(gaps: Gaps) -> Iterator[tuple[str, Days]]:
@@ -193,7 +229,3 @@ def _each(gaps: Gaps) -> Iterator[tuple[str, Days]]:
 
 def _overlap(one: Days, other: Days) -> bool:
     return one.first <= other.last and one.last >= other.first
-
-
-def _days(request: FetchRequest) -> Days:
-    return Days(day_number(request.start), day_number(request.end))

@@ -180,7 +180,7 @@ class FlightEdge(fl.FlightServerBase):  # type: ignore[misc]  # the same
         """Return the rows; the ticket is a ``ReadRequest``, so one round trip is enough."""
         self._check_open()
         request = _parsed(ticket.ticket) if len(ticket.ticket) <= _PARSED_BYTES else ReadRequest.from_bytes(ticket.ticket)
-        answer = self._engine.read(request, "flight")
+        answer = self._engine.read(request, "flight", context.peer())
         context.get_middleware("call").holds.callback(answer.close)
         if answer.whole is not None and not request.info:
             return fl.RecordBatchStream(answer.whole.to_reader(max_chunksize=answer.batch_rows))

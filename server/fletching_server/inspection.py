@@ -11,16 +11,19 @@ import pyarrow as pa
 
 from fletching_schemas import ReadRequest
 from fletching_schemas.datasets import TIMESTAMP
-from fletching_server.calendars import Calendars, from_day_number
+from fletching_server.almanac import Calendars
+from fletching_server.calendars import from_day_number
 from fletching_server.clock import Clock
 from fletching_server.desk import Desk
+from fletching_server.gaps import World, fetch_requests, sweepable, unknown
 from fletching_server.hot import HotTier
-from fletching_server.plan import World, fetch_requests, held_symbols, resolve, told_gaps
+from fletching_server.plan import held_symbols, resolve
 from fletching_server.reads import Reads
 from fletching_server.snapshot import DatasetState
-from fletching_server.spans import Span, overlapping
+from fletching_server.spans import UNCONFIRMED, Span, overlapping
 from fletching_server.stats import Stats
 from fletching_server.store import Store
+from fletching_server.telling import told_gaps
 
 _DATASETS = pa.schema(
     [
@@ -93,17 +96,18 @@ class Inspection:
         calendar = self._calendars.get(state.dataset.calendar)
         # Looking asks nobody: without symbols it tells of those of which anything is known.
         plan = resolve(request, state, World(calendar, self._clock.now(), None, fillable=True))
+        absent = unknown(plan.gaps, state, calendar)
         rows = []
         for symbol in plan.symbols:
             spans: list[Span] = overlapping(state.coverage.get(symbol, ()), plan.wanted)
-            missing = [Span(*run, "missing", "", 0.0) for run in plan.gaps.get(symbol, ())]  # type: ignore[arg-type]
+            missing = [Span(*run, "missing", "", 0.0) for run in absent.get(symbol, ())]  # type: ignore[arg-type]
             rows += [
                 {
                     "symbol": symbol,
                     "first": from_day_number(span.first),
                     "last": from_day_number(span.last),
                     "sessions": len(calendar.between(span.first, span.last)),
-                    "state": span.state,
+                    "state": "provisional" if span.state == UNCONFIRMED else span.state,
                     "reason": span.reason or None,
                     "fetched_at": int(span.fetched_at * 1e6) if span.fetched_at else None,
                 }
@@ -116,7 +120,8 @@ class Inspection:
         plan, files = self._reads.explain(request)
         state = self._store.state(request.dataset)
         source = self._desk.source(request.dataset)
-        calls = fetch_requests(state.dataset, plan.gaps) if source else []
+        sweep = sweepable(state.dataset, plan.calendar, self._clock.now())
+        calls = fetch_requests(state.dataset, plan.gaps, sweep) if source else []
         gaps = told_gaps(plan, state, "missing")
         return {
             "dataset": request.dataset,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain, islice
 from typing import Final
@@ -12,27 +12,43 @@ from typing import Final
 import pyarrow as pa
 
 from fletching_schemas import Gap, ReadInfo, ReadRequest, Tier
-from fletching_schemas.errors import CorruptFile, InvalidRequest, NotCached, SourceError, SourceUnavailable, UnknownSymbol
+from fletching_schemas.errors import (
+    CorruptFile,
+    Error,
+    InvalidRequest,
+    NotCached,
+    SourceError,
+    SourceTimeout,
+    SourceUnavailable,
+    UnknownSymbol,
+    copy_of,
+)
+from fletching_server.almanac import Calendars
 from fletching_server.batches import cut, row_bytes, rows_per_batch
-from fletching_server.calendars import Calendars, from_day_number
+from fletching_server.calendars import from_day_number
 from fletching_server.clock import Clock
 from fletching_server.cold import ColdTier
 from fletching_server.desk import Desk
 from fletching_server.fills import Fills
+from fletching_server.gaps import Gaps, World, unknown
 from fletching_server.hot import HotTier
 from fletching_server.pieces import Piece, Run, Tally, pieces, slices
-from fletching_server.plan import Gaps, Plan, World, named_symbols, oldest_fetch, resolve, share_of, told_gaps, unknown
+from fletching_server.plan import Plan, named_symbols, resolve
+from fletching_server.progress import Progress, ProgressBoard
 from fletching_server.repair import Repairs
-from fletching_server.snapshot import DatasetState, StoredFile
-from fletching_server.spans import merged
+from fletching_server.snapshot import DatasetState, Life, StoredFile
+from fletching_server.spans import PROVISIONAL, UNCONFIRMED, merged
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
+from fletching_server.telling import any_ageing, oldest_fetch, statuses, told_gaps
 
 # Rows of cold files are read for as many symbols at a time as fit in this, so a large read does not need large memory.
 GROUP_BYTES: Final = 32 << 20
 _TRIES: Final = 64  # a damaged file costs two: it is set aside, and what rested on it is fetched again
 
 _PREPARED: Final = 4096  # plans kept; each is a few hundred bytes
+
+_DOWN: Final = (SourceUnavailable, SourceTimeout)  # the upstream is at fault, and not what it said
 
 Held = tuple[StoredFile, Run | None]
 
@@ -69,6 +85,27 @@ class Answer:
         self._held.close()
 
 
+@dataclass
+class _Reading:
+    """One read under way: what it found out so far."""
+
+    info: ReadInfo
+    started: float
+    progress: Progress
+    principal: str = ""
+    filled: Gaps = field(default_factory=dict)
+    failed: dict[str, Error] = field(default_factory=dict)
+    stale: dict[str, Error] = field(default_factory=dict)
+
+    def left(self, plan: Plan, state: DatasetState) -> Gaps:
+        """Return the gaps that nobody has tried to close for this read.
+
+        What it fetched or joined may be old by now, but it must be there: somebody may have set it aside.
+        """
+        gaps = unknown(plan.gaps, state, plan.calendar) if self.filled else plan.gaps
+        return {symbol: runs for symbol, runs in gaps.items() if symbol not in self.failed} if self.failed else gaps
+
+
 class Reads:
     """The read path of one engine."""
 
@@ -86,28 +123,49 @@ class Reads:
     ) -> None:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
         self._desk, self._calendars, self._clock, self._stats = desk, calendars, clock, stats
-        self._prepared: dict[tuple[ReadRequest, int, int], Plan] = {}
+        self.progress = ProgressBoard()
+        self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
 
-    def read(self, request: ReadRequest, plane: str) -> Answer:
-        """Return the answer to *request*: gaps are closed before this returns, rows move as it is read."""
-        started, now = self._clock.monotonic(), self._clock.now()
-        info = ReadInfo(request.dataset, plane)
-        filled: Gaps = {}
+    def read(self, request: ReadRequest, plane: str, principal: str = "") -> Answer:
+        """Return the answer to *request*: gaps are closed before this returns, rows move as it is read.
+
+        Where some symbols cannot be fetched the others are answered if *request* asks for the info that says so; else the
+        first failure is raised, and what arrived is kept for the next time. *principal* is who asks, for a fair turn.
+        """
+        with self.progress.following(request.progress_id) as progress:
+            return self._read(request, _Reading(ReadInfo(request.dataset, plane), self._clock.monotonic(), progress, principal))
+
+    def _read(self, request: ReadRequest, reading: _Reading) -> Answer:
+        now = self._clock.now()  # one instant for all tries, or fresh rows would be too old
         for _ in range(_TRIES):
             try:
                 with ExitStack() as held:
                     state = held.enter_context(self._store.pinned(request.dataset))
-                    plan = self._plan(request, state, now)  # one instant for all tries, or fresh rows would be too old
-                    # What this read fetched or joined may be old by now, but it must be there: somebody may have set it aside.
-                    gaps = unknown(plan, state, self._calendars.get(state.dataset.calendar)) if filled else plan.gaps
+                    plan = self._plan(request, state, now)
+                    gaps = reading.left(plan, state)
                     if gaps and request.on_miss != "cached":
-                        self._close_gaps(request, replace(plan, gaps=gaps), state, info)
-                        filled = _either(filled, gaps)
+                        self._close_gaps(request, plan, gaps, state, reading)
                         continue  # the picture has changed: look again
-                    return self._answer(request, plan, state, filled, info, started, held)
+                    self._judge(request, plan, state, reading)
+                    return self._answer(request, plan, state, reading, held)
             except DamagedFile as damage:
                 self._repairs.mend(damage)
         raise CorruptFile(f"{request.dataset}: files keep failing their checksums; check the disk and run `fletching verify`")
+
+    def _judge(self, request: ReadRequest, plan: Plan, state: DatasetState, reading: _Reading) -> None:
+        """Decide what failed calls mean: older rows serve, a part does for who is told that it is one, else an error."""
+        if not reading.failed:
+            return
+        lost = unknown({symbol: plan.gaps.get(symbol, ()) for symbol in reading.failed}, state, plan.calendar)
+        for symbol, error in list(reading.failed.items()):
+            if symbol not in lost and isinstance(error, _DOWN) and request.max_age is None:
+                reading.stale[symbol] = reading.failed.pop(symbol)
+        self._stats.add(stale_reads=bool(reading.stale))
+        if not reading.failed:
+            return
+        if not request.info or len(reading.failed) == len(plan.symbols):
+            raise _failure(request, plan, reading.failed)
+        self._stats.add(partial_reads=1)
 
     def explain(self, request: ReadRequest) -> tuple[Plan, list[tuple[StoredFile, Tier]]]:
         """Return what a read would do now: its plan, and each file with the tier it would come from."""
@@ -122,7 +180,7 @@ class Reads:
             file.kind == "partition"
             and plan.window.first_day <= file.first_day
             and file.last_day <= plan.window.last_day
-            and share_of(file, plan.symbols) == 1
+            and file.share_of(plan.symbols) == 1
             for file in plan.files
         )
         known = state.is_table or (request.symbols is not None and not plan.gaps)
@@ -133,12 +191,13 @@ class Reads:
 
     def _plan(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
         """Return the plan of *request*; one that nothing but a commit or another day can change is kept for the next time."""
-        key = (request, state.generation, self._calendars.get(state.dataset.calendar).today(now))
+        calendar = self._calendars.get(state.dataset.calendar)
+        key = (request, state.generation, calendar.today(now), calendar.settled_through(now))
         if (prepared := self._prepared.get(key)) is not None:
             return prepared
         plan = self._resolved(request, state, now)
         lasting = request.symbols is not None or state.is_table  # else the source's list of symbols decides
-        if lasting and not plan.gaps and oldest_fetch(plan, state) is None:
+        if lasting and not (plan.gaps or plan.due) and not _ages(plan, state, request):
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()
             self._prepared[key] = plan
@@ -155,7 +214,17 @@ class Reads:
 
     def _world(self, request: ReadRequest, state: DatasetState, now: datetime) -> World:
         fillable = self._desk.source(request.dataset) is not None
-        return World(self._calendars.get(state.dataset.calendar), now, self._listed(request, state), fillable)
+        return World(
+            self._calendars.get(state.dataset.calendar), now, self._listed(request, state), fillable, self._lives(request)
+        )
+
+    def _lives(self, request: ReadRequest) -> Mapping[str, Life]:
+        if request.on_miss == "cached":
+            return {}
+        try:
+            return self._desk.lives(request.dataset)
+        except SourceError:  # nothing but calls that could have been spared depends on it
+            return {}
 
     def _listed(self, request: ReadRequest, state: DatasetState) -> frozenset[str] | None:
         """Return the source's symbols where the request needs them: it asks for all, or for one we know nothing of."""
@@ -176,18 +245,20 @@ class Reads:
             )
         return listed
 
-    def _close_gaps(self, request: ReadRequest, plan: Plan, state: DatasetState, info: ReadInfo) -> None:
-        """Return once the gaps of *plan* are stored."""
+    def _close_gaps(self, request: ReadRequest, plan: Plan, gaps: Gaps, state: DatasetState, reading: _Reading) -> None:
+        """Return once *gaps* are stored, or are known not to be had."""
         if request.on_miss == "error":
-            raise NotCached(f"{request.dataset}: {_told(plan)} not held; read with on_miss='fill' to fetch it")
+            raise NotCached(f"{request.dataset}: {_told(gaps)} not held; read with on_miss='fill' to fetch it")
         if self._desk.source(request.dataset) is None:
             raise SourceUnavailable(
-                f"{request.dataset}: {_told(plan)} not held, and its source {state.source!r} is not configured here; "
+                f"{request.dataset}: {_told(gaps)} not held, and its source {state.source!r} is not configured here; "
                 "start with that source, or read with on_miss='cached'"
             )
-        calls, joined = self._fills.close_gaps(state, plan.gaps, plan.oldest)
-        info.upstream_calls += calls
-        info.joined_calls += joined
+        outcome = self._fills.close_gaps(state, gaps, plan.horizon, reading.progress, reading.principal)
+        reading.info.upstream_calls += outcome.calls
+        reading.info.joined_calls += outcome.joined
+        reading.failed |= outcome.failed
+        reading.filled = _either(reading.filled, gaps)
 
     # Reading
 
@@ -196,22 +267,23 @@ class Reads:
         request: ReadRequest,
         plan: Plan,
         state: DatasetState,
-        filled: Gaps,
-        info: ReadInfo,
-        started: float,
+        reading: _Reading,
         held: ExitStack,
     ) -> Answer:
+        info = reading.info
         files = [self._hold(plan, file, held) for file in plan.files]
         info.partitions = len(files)
         if request.info:
-            self._tell(plan, state, info)
+            self._tell(plan, state, reading)
         held_runs = [run for _, run in files if run]
         in_memory = len(held_runs) == len(files)
         found = pieces(plan.dataset, plan.symbols, plan.window, held_runs) if in_memory else self._pieces(plan, files)
-        rows = slices(found, Tally(info, plan.columns, filled))
+        rows = slices(found, Tally(info, plan.columns, reading.filled))
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
         size = _batch_rows(plan, files)
-        held.callback(self._finish, info, started)
+        held.callback(self._finish, info, reading.started)
+        if plan.due and request.on_miss == "fill":
+            self._fills.refresh(state, plan.due, plan.refresh)
         if in_memory and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
             return Answer(plan.schema, ahead[0] if ahead else plan.schema.empty_table(), info, held.pop_all(), size)
         return Answer(plan.schema, self._rest(cut(chain(ahead, rows), size)), info, held.pop_all(), size)
@@ -224,9 +296,12 @@ class Reads:
             self._repairs.mend(damage)
             raise CorruptFile(f"{damage}; it has been set aside, and what it held is forgotten: read again") from damage
 
-    def _tell(self, plan: Plan, state: DatasetState, info: ReadInfo) -> None:
+    def _tell(self, plan: Plan, state: DatasetState, reading: _Reading) -> None:
+        info = reading.info
         reason = "not_cached" if self._desk.source(info.dataset) else "no_source"
-        info.tell_gaps(told_gaps(plan, state, reason))
+        info.tell_gaps(told_gaps(plan, state, reason, reading.failed))
+        info.symbols = statuses(plan, state, reading.failed, reading.stale)
+        info.stale = bool(reading.stale) or any_ageing(plan.due, state)
         fetched = oldest_fetch(plan, state)
         info.age_seconds = None if fetched is None else max(0.0, self._clock.now().timestamp() - fetched)
 
@@ -238,7 +313,7 @@ class Reads:
         """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
         tier: Tier = "hot"
         lease = self._hot.lease(file.id)
-        if lease is None and self._hot.wants_whole(file.id, file.memory_bytes, share_of(file, plan.symbols)):
+        if lease is None and self._hot.wants_whole(file.id, file.memory_bytes, file.share_of(plan.symbols)):
             tier = "cold"
             lease = self._hot.load(file.id, file.memory_bytes, lambda: self._cold.whole(plan.dataset, file))
         if lease is None:
@@ -248,10 +323,10 @@ class Reads:
 
     def _pieces(self, plan: Plan, files: Sequence[Held]) -> Iterator[Piece]:
         for symbols in _groups(plan.symbols, [file for file, run in files if run is None]):
-            runs = [run or self._read(plan, file, symbols) for file, run in files]
+            runs = [run or self._select(plan, file, symbols) for file, run in files]
             yield from pieces(plan.dataset, symbols, plan.window, runs)
 
-    def _read(self, plan: Plan, file: StoredFile, symbols: Sequence[str]) -> Run:
+    def _select(self, plan: Plan, file: StoredFile, symbols: Sequence[str]) -> Run:
         image = self._cold.select(plan.dataset, file, symbols, plan.window, plan.columns)
         return Run(image, "cold", file.rank, file)
 
@@ -260,6 +335,27 @@ def _batch_rows(plan: Plan, files: Sequence[Held]) -> int:
     held_bytes, rows = sum(file.memory_bytes for file, _ in files), sum(file.rows for file, _ in files)
     share = 1.0 if plan.schema is plan.dataset.schema else row_bytes(plan.schema) / row_bytes(plan.dataset.schema)
     return rows_per_batch(held_bytes, rows, share)
+
+
+def _ages(plan: Plan, state: DatasetState, request: ReadRequest) -> bool:
+    """Return whether time alone can make *plan* wrong, before the next session settles or the day ends."""
+    return any(
+        span.state == PROVISIONAL or (span.state == UNCONFIRMED and request.max_age is not None)
+        for symbol in plan.symbols
+        for span in state.coverage.get(symbol, ())
+        if span.first <= plan.wanted.last and span.last >= plan.wanted.first
+    )
+
+
+def _failure(request: ReadRequest, plan: Plan, failed: Mapping[str, Error]) -> Error:
+    """Return the first of the errors, as one that tells about all."""
+    error = next(iter(failed.values()))
+    if len(plan.symbols) == 1:
+        return copy_of(error)
+    kept = "what arrived is kept, so asking again goes on from there; read with info=True to get what there is"
+    return copy_of(
+        error, f"{request.dataset}: {len(failed):,} of {len(plan.symbols):,} symbols failed; {kept}. The first: {error}"
+    )
 
 
 def _either(one: Gaps, other: Gaps) -> Gaps:
@@ -276,8 +372,8 @@ def _groups(symbols: Sequence[str], cold: Sequence[StoredFile]) -> Iterator[Sequ
         yield symbols[start : start + size]
 
 
-def _told(plan: Plan) -> str:
-    symbol, runs = next(iter(plan.gaps.items()))
+def _told(gaps: Gaps) -> str:
+    symbol, runs = next(iter(gaps.items()))
     first = Gap(symbol, from_day_number(runs[0].first), from_day_number(runs[0].last), "")
-    more = sum(map(len, plan.gaps.values())) - 1
+    more = sum(map(len, gaps.values())) - 1
     return str(first).strip() + (f" and {more} more ranges are" if more else " is")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from fletching_schemas.errors import CorruptFile
-from fletching_server.calendars import Calendars
+from fletching_server.almanac import Calendars
 from fletching_server.changes import Forget
 from fletching_server.hot import HotTier
 from fletching_server.store import DamagedFile, Store

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ByteSize, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from fletching_schemas import Restatement
 from fletching_schemas.errors import InvalidRequest
+
+
+class CalendarSettings(BaseModel):
+    """What is said by hand about one exchange, before everything else that is known of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    add: list[date] = Field([], description="Days on which it is open.")
+    remove: list[date] = Field([], description="Days on which it is closed.")
+    settle_minutes: float | None = Field(None, ge=0, le=1440, description="After the close until rows stop changing.")
+    index: str | None = Field(None, description="A symbol that trades on every session, such as 000001.SH.")
+    index_dataset: str | None = Field(None, description="The dataset that has its daily bars.")
+
+
+class FreshnessSettings(BaseModel):
+    """How fresh the rows of one dataset must be, in place of what its source says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fresh_seconds: float | None = Field(None, ge=0, description="Age at which rows of an unsettled session are fetched again.")
+    stale_seconds: float | None = Field(None, ge=0, description="How much longer they are served while that runs.")
+    verify_days: float | None = Field(None, ge=0, description="Age at which final rows are checked in the background.")
+    restatement: Restatement | None = Field(None, description="Settled rows that changed: replace, keep or refuse.")
 
 
 class Settings(BaseSettings):
@@ -26,6 +51,12 @@ class Settings(BaseSettings):
     )
     query_memory: ByteSize = Field(ByteSize(1 << 30), description="What DuckDB may use to read Parquet, beside `memory`.")
     threads: int = Field(0, ge=0, description="Threads of DuckDB; 0: one per core.")
+    calendar: dict[str, CalendarSettings] = Field(
+        {}, description="Per MIC, as `[calendar.XSHG]`: days to `add` and `remove`, `settle_minutes`, reference `index`."
+    )
+    datasets: dict[str, FreshnessSettings] = Field(
+        {}, description="Per dataset, as `[datasets.bars_1d]`: `fresh_seconds`, `stale_seconds`, `verify_days`, `restatement`."
+    )
     source_seconds: float = Field(90.0, gt=0, description="How long one call to a source may take before it is given up.")
     source_calls: int = Field(4, ge=1, le=64, description="Calls to one source at the same time, unless it states fewer.")
     compact_segments: int = Field(16, ge=1, description="So many files in a dataset's journal are folded without waiting.")

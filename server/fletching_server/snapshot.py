@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from fletching_schemas import Dataset
 from fletching_server.spans import Days, Span, Spans
@@ -54,6 +55,19 @@ class StoredFile:
             return asked or Days(self.first_day, self.last_day)
         return Days(min(self.first_day, asked.first), max(self.last_day, asked.last))
 
+    def has(self, symbol: str) -> bool:
+        """Return whether it says anything of *symbol*."""
+        place = bisect_left(self.symbols, symbol)
+        return place < len(self.symbols) and self.symbols[place] == symbol
+
+    def share_of(self, symbols: Sequence[str]) -> float:
+        """Return which share of its symbols is among *symbols*."""
+        if len(symbols) < len(self.symbols):
+            common = sum(self.has(symbol) for symbol in symbols)
+        else:
+            common = len(set(symbols) & set(self.symbols))
+        return common / max(len(self.symbols), 1)
+
     @property
     def rank(self) -> int:
         """The order in which files override each other."""
@@ -67,6 +81,13 @@ class Fact:
     symbol: str
     span: Span
     file: str | None
+
+
+class Life(NamedTuple):
+    """When a symbol was listed and when it traded last, as day numbers; None: not known, or still listed."""
+
+    first: int | None = None
+    last: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
-State = Literal["final", "provisional", "empty"]
+State = Literal["final", "unconfirmed", "provisional", "empty"]
 FINAL: Final[State] = "final"
+UNCONFIRMED: Final[State] = "unconfirmed"
 PROVISIONAL: Final[State] = "provisional"
 EMPTY: Final[State] = "empty"
+AGEING: Final = frozenset({PROVISIONAL, UNCONFIRMED})
 
 Adjacent = Callable[[int, int], bool]
 
@@ -23,11 +25,31 @@ class Days(NamedTuple):
     last: int
 
 
+class Horizon(NamedTuple):
+    """Down to which instant of fetching facts still vouch, by what kind they are; seconds since 1970.
+
+    *fresh* for sessions that had not settled, *confirm* for those that had but are not final: when the last session that has
+    settled did so, because then one look at the earlier ones is due; *verify* for those that are final or empty for good.
+    Facts later than *latest* (now) were recorded under a clock that was wrong, and so were final ones of sessions after
+    *settled*, the last that has settled by now.
+    """
+
+    fresh: float
+    confirm: float
+    latest: float = float("inf")
+    verify: float = float("-inf")
+    settled: int = 10**7
+
+
+ANY_AGE: Final = Horizon(float("-inf"), float("-inf"))
+
+
 class Span(NamedTuple):
     """What is known about a run of sessions.
 
-    *final*: settled, with rows; *provisional*: will be asked again; *empty*: settled, nothing there, with the reason.
-    ``fetched_at`` is in seconds since 1970, UTC.
+    *final*: settled and seen twice, or fetched when a later session had settled too; *unconfirmed*: settled, and asked for
+    once more when the next session has settled; *provisional*: not settled, asked for again soon; *empty*: nothing there, for
+    good. A *reason* says why there are no rows, "" that there are. ``fetched_at`` is in seconds since 1970, UTC.
     """
 
     first: int
@@ -36,9 +58,17 @@ class Span(NamedTuple):
     reason: str
     fetched_at: float
 
-    def usable(self, oldest: float) -> bool:
-        """Return whether this fact still vouches: settled facts always, provisional ones from *oldest* on."""
-        return self.state != PROVISIONAL or self.fetched_at >= oldest
+    def usable(self, horizon: Horizon) -> bool:
+        """Return whether this fact still vouches for its sessions."""
+        if self.state not in AGEING:
+            return self.fetched_at >= horizon.verify
+        return (horizon.fresh if self.state == PROVISIONAL else horizon.confirm) <= self.fetched_at <= horizon.latest
+
+    def trusted(self, horizon: Horizon) -> Span:
+        """Return the part of it that can be true: a session that has not settled cannot be final."""
+        if self.last <= horizon.settled or self.state in AGEING:
+            return self
+        return self._replace(last=horizon.settled)
 
 
 Spans = tuple[Span, ...]
@@ -91,18 +121,18 @@ def _joined(spans: Iterable[Span], adjacent: Adjacent) -> Iterator[Span]:
 
 
 def _alike(one: Span, other: Span) -> bool:
-    """Provisional facts keep their own age; settled ones of equal meaning may share the oldest."""
+    """Facts that age keep their own instant; final ones of equal meaning may share the oldest."""
     same = one.state == other.state and one.reason == other.reason
-    return same and (one.state != PROVISIONAL or one.fetched_at == other.fetched_at)
+    return same and (one.state not in AGEING or one.fetched_at == other.fetched_at)
 
 
-def missing(spans: Spans, wanted: Days, oldest: float) -> list[Days]:
+def missing(spans: Spans, wanted: Days, horizon: Horizon) -> list[Days]:
     """Return the parts of *wanted* for which no usable fact vouches: the common case, all held, costs one comparison."""
     if len(spans) == 1:
         only = spans[0]
-        if only.first <= wanted.first and only.last >= wanted.last and only.usable(oldest):
+        if only.first <= wanted.first and only.last >= wanted.last <= horizon.settled and only.usable(horizon):
             return []
-    return subtract(wanted, [span for span in spans if span.usable(oldest)])
+    return subtract(wanted, [span.trusted(horizon) for span in spans if span.usable(horizon)])
 
 
 def overlapping(spans: Spans, wanted: Days) -> list[Span]:

@@ -76,7 +76,31 @@ provenance = sa.Table(
     sa.Column("fetched_at", sa.Float, nullable=False),
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("function", sa.Text, comment="what was called upstream"),
+    sa.Column("arguments", sa.Text, comment="JSON object"),
+    sa.Column("version", sa.Text, comment="of the provider's library"),
+    sa.Column("unit_check", sa.Text, comment="passed, failed or not_applicable"),
+    sa.Column("restated", sa.Integer, comment="settled rows that came back changed"),
 )
+restatements = sa.Table(
+    "restatements",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("symbol", sa.Text, nullable=False),
+    sa.Column("session", sa.Integer, nullable=False),
+    sa.Column("key", sa.Text, nullable=False, comment="JSON object"),
+    sa.Column("before", sa.Text, comment="JSON object of what differs; null: there was no such row"),
+    sa.Column("after", sa.Text, comment="the same; null: there is no such row any more"),
+    sa.Column("rule", sa.Text, nullable=False, comment="replace: after is served; keep: before is"),
+    sa.Column("fill", sa.Text, nullable=False, comment="id in provenance"),
+    sa.Column("noticed_at", sa.Float, nullable=False),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Index("restatements_by_symbol", "dataset", "symbol"),
+)
+
+# What later formats added to tables that an older one has: (since format, table, column).
+ADDED_COLUMNS = [(2, provenance, provenance.c[name]) for name in ("function", "arguments", "version", "unit_check", "restated")]
 
 
 def file_row(file: StoredFile, seq: int) -> dict[str, object]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from fletching_schemas.errors import StoreError, UnknownDataset
 from fletching_server.admission import check_unique
-from fletching_server.calendars import Calendars, from_day_number
+from fletching_server.almanac import Calendars
+from fletching_server.calendars import from_day_number
 from fletching_server.cold import ColdTier
 from fletching_server.compaction import bucket_of
 from fletching_server.image import Image

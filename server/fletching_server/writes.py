@@ -12,7 +12,7 @@ from fletching_schemas import Dataset, Period, WriteRequest, WriteResult, storag
 from fletching_schemas.datasets import TIMESTAMP
 from fletching_schemas.errors import CorruptFile, InvalidRequest, StoreError
 from fletching_server.admission import check_unique, conform, key_frame
-from fletching_server.calendars import Calendars
+from fletching_server.almanac import Calendars
 from fletching_server.changes import Define, Swap
 from fletching_server.cold import ColdTier
 from fletching_server.desk import Desk

@@ -15,7 +15,7 @@ from fletching_schemas.errors import InvalidRequest
 
 UNITS = {"currency/share", "shares", "contracts", "currency", "ratio", "UTC", "session", "date", "ordinal"}
 # Numbers that count nothing: an identifier, a version, a factor of a contract.
-WITHOUT_UNIT = {"trade_id", "version", "multiplier"}
+WITHOUT_UNIT = {"trade_id", "version", "multiplier", "revision", "value"}
 
 
 def unit_of(item: pa.Field) -> str:
@@ -51,7 +51,7 @@ def test_a_unit_fits_its_type(name: str) -> None:
         "UTC": {TIMESTAMP},
         "session": {pa.date32()},
         "date": {pa.date32()},
-        "": {pa.string_view(), pa.bool_(), pa.int64(), pa.float64()},
+        "": {pa.string_view(), pa.bool_(), pa.int64(), pa.int16(), pa.float64()},
     }
     assert [item for item in canonical(name).schema if item.type not in kinds[unit_of(item)]] == []
 

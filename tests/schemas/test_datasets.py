@@ -61,7 +61,7 @@ def retyped(name: str, kind: pa.DataType) -> pa.Schema:
         ({"schema": retyped("ts", pa.int64())}, "must be a date or a timestamp"),
         ({"calendar": "XSHG"}, "add a column trading_date"),
         ({"period": "week"}, "period is one of"),
-        ({"notation": "stock"}, "notation one of"),
+        ({"notation": "stock"}, "notation is one of"),
         ({"buckets": 0}, "at least 1"),
         ({"symbols_per_call": 0}, "at least 1"),
         ({"fresh_seconds": -1.0}, "at least 0"),

@@ -161,14 +161,42 @@ def test_a_write_with_a_wrong_value_is_refused_at_both_ends(name: str, value: ob
     assert len(str(raised.value).encode()) < 400
 
 
-@pytest.mark.parametrize("name", ["adjust", "adjust_ref", "as_of"])
 @pytest.mark.parametrize("value", ["qfq", "2024-03-20", 5, [], {}, False])
-def test_what_is_not_built_says_so_at_both_ends(name: str, value: object) -> None:
-    arguments: dict[str, Any] = {name: value}
-    with pytest.raises(NotBuilt, match=f"{name} is not built yet"):
+def test_what_is_not_built_says_so_at_both_ends(value: object) -> None:
+    arguments: dict[str, Any] = {"as_of": value}
+    with pytest.raises(NotBuilt, match="as_of is not built yet"):
         ReadRequest("bars_1d", **arguments)
     with pytest.raises(NotImplementedError):
-        ReadRequest.from_bytes(wire(**{name: value}))
+        ReadRequest.from_bytes(wire(**arguments))
+
+
+@pytest.mark.parametrize("reference", ["2024-03-20", "20240320", date(2024, 3, 20), None])
+def test_an_adjustment_has_a_method_and_perhaps_a_reference_session(reference: Any) -> None:
+    request = ReadRequest("bars_1d", adjust="qfq", adjust_ref=reference)
+    assert request.adjust_ref == (None if reference is None else date(2024, 3, 20))
+    assert ReadRequest.from_bytes(request.to_bytes()) == request
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"adjust": "forward"}, "adjust='forward'; it is one of qfq, hfq"),
+        ({"adjust": 5}, "adjust=5; it is one of"),
+        ({"adjust": False}, "adjust=False; it is one of"),
+        ({"adjust_ref": "2024-03-20"}, "only adjust='qfq' has one"),
+        ({"adjust": "hfq", "adjust_ref": "2024-03-20"}, "only adjust='qfq' has one"),
+        ({"adjust": "qfq", "adjust_ref": "yesterday"}, "adjust_ref='yesterday' is not a date"),
+        ({"adjust": "qfq", "adjust_ref": "2024-03-20T10:00"}, "a date without a time of day"),
+        ({"adjust": "qfq", "adjust_ref": 5}, "is not a date"),
+        ({"progress_id": 5}, "progress_id"),
+        ({"progress_id": "x" * 65}, "progress_id"),
+        ({"progress_id": ["a"]}, "progress_id"),
+    ],
+)
+def test_an_adjustment_that_cannot_be_is_refused_at_both_ends(arguments: dict[str, Any], problem: str) -> None:
+    for make in (lambda: ReadRequest("bars_1d", **arguments), lambda: ReadRequest.from_bytes(wire(**arguments))):
+        with pytest.raises(InvalidRequest, match=problem):
+            make()
 
 
 @pytest.mark.parametrize(

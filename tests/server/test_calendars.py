@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.conftest import NOW
 
 from fletching_schemas.errors import InvalidRequest
-from fletching_server.calendars import Calendars, build_calendar, day_number, from_day_number
+from fletching_server.almanac import Calendars, build_calendar
+from fletching_server.calendars import day_number, from_day_number
 from fletching_server.testing import ManualClock
 
 TODAY = NOW.date()
@@ -48,9 +49,11 @@ def test_beyond_what_is_known_weekdays_count_as_sessions() -> None:
     ]
 
 
-def test_a_day_that_the_calendar_does_not_know_never_settles() -> None:
-    late = datetime(2027, 3, 1, tzinfo=UTC)
-    assert SHANGHAI.settled_through(late) == day_number(date(2026, 12, 31))
+def test_days_that_nobody_knows_settle_by_the_usual_hours_and_nobody_vouches_for_them() -> None:
+    unknown = SHANGHAI.between(day_number(date(2027, 1, 1)), day_number(date(2027, 1, 8)))
+    assert SHANGHAI.settled_through(datetime(2027, 1, 8, 8, 0, tzinfo=UTC)) == day_number(date(2027, 1, 8))
+    assert not SHANGHAI.knows(unknown).any()
+    assert SHANGHAI.knows(SHANGHAI.between(day_number(date(2026, 12, 1)), day_number(date(2026, 12, 31)))).all()
 
 
 def test_shenzhen_and_beijing_keep_the_sessions_of_shanghai() -> None:

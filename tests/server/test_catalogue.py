@@ -328,7 +328,7 @@ def test_another_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
     with opened._engine.begin() as connection:
         connection.execute(tables.meta.update().values(value="99"))
     opened.close()
-    with pytest.raises(StoreVersion, match=r"format 99, this version reads format 1"):
+    with pytest.raises(StoreVersion, match=r"format 99, this version reads format 2"):
         Catalogue(path)
 
 

@@ -176,7 +176,7 @@ def test_coverage_tells_every_run_of_cells_with_its_state(engine: Engine, source
     rows = [(row["first"].day, row["last"].day, row["sessions"], row["state"], row["reason"]) for row in table.to_pylist()]
     assert rows == [
         (2, 3, 2, "final", None),
-        (4, 4, 1, "empty", "nothing_upstream"),
+        (4, 4, 1, "empty", "no_trade"),
         (5, 6, 2, "final", None),
         (9, 10, 2, "missing", None),
     ]

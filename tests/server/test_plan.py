@@ -10,11 +10,14 @@ from tests.conftest import NOW, weekdays
 
 from fletching_schemas import Dataset, FetchRequest, Gap, ReadRequest, canonical
 from fletching_schemas.errors import OutOfCalendar, UnknownColumn, UnknownSymbol
-from fletching_server.calendars import build_calendar, day_number, from_day_number
+from fletching_server.almanac import build_calendar
+from fletching_server.calendars import day_number, from_day_number
+from fletching_server.gaps import World, fetch_requests, uncovered, unknown
 from fletching_server.image import Window
-from fletching_server.plan import Plan, World, fetch_requests, resolve, told_gaps, uncovered, unknown
+from fletching_server.plan import Plan, resolve
 from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.spans import EMPTY, FINAL, PROVISIONAL, Days, Span, Spans
+from fletching_server.telling import told_gaps
 
 DAILY = canonical("bars_1d", calendar="XSHG")
 MINUTES = canonical("bars_1m", calendar="XSHG")
@@ -111,7 +114,7 @@ def test_of_what_is_old_only_the_cells_never_heard_of_are_unknown() -> None:
     state = held({"000001.SZ": (span(today, today, PROVISIONAL, 9999.0),)})
     plan = plan_of(asked("bars_1d", ASHARES, date(2026, 11, 19), today), state)
     assert gap_dates(plan) == [(date(2026, 11, 19), today)]
-    assert unknown(plan, state, SHANGHAI) == {
+    assert unknown(plan.gaps, state, SHANGHAI) == {
         "000001.SZ": [Days(day_number(date(2026, 11, 19)), day_number(date(2026, 11, 19)))],
         "600519.SH": plan.gaps["600519.SH"],
     }

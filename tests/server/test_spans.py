@@ -6,10 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fletching_server.spans import (
+    AGEING,
     EMPTY,
     FINAL,
     PROVISIONAL,
+    UNCONFIRMED,
     Days,
+    Horizon,
     Span,
     Spans,
     merged,
@@ -22,7 +25,9 @@ from fletching_server.spans import (
 
 DAYS = st.integers(0, 40)
 AGES = st.sampled_from([100.0, 200.0, 300.0])
-KINDS = st.sampled_from([(FINAL, ""), (PROVISIONAL, ""), (PROVISIONAL, "nothing_upstream"), (EMPTY, "nothing_upstream")])
+KINDS = st.sampled_from(
+    [(FINAL, ""), (PROVISIONAL, ""), (UNCONFIRMED, ""), (PROVISIONAL, "nothing_upstream"), (EMPTY, "nothing_upstream")]
+)
 
 
 def runs() -> st.SearchStrategy[Days]:
@@ -66,7 +71,7 @@ def test_spans_stay_sorted_and_disjoint_and_equal_settled_neighbours_are_one(new
     spans = laid(news)
     for one, other in itertools.pairwise(spans):
         assert one.last < other.first
-        if other.first == one.last + 1 and one.state == other.state != PROVISIONAL:
+        if other.first == one.last + 1 and one.state == other.state not in AGEING:
             assert one.reason != other.reason
 
 
@@ -77,7 +82,7 @@ def test_a_provisional_day_keeps_the_age_of_its_own_fact_and_a_settled_one_never
         model |= dict.fromkeys(range(fact.first, fact.last + 1), fact)
     for span in laid(news):
         ages = {model[day].fetched_at for day in range(span.first, span.last + 1)}
-        if span.state == PROVISIONAL:
+        if span.state in AGEING:
             assert ages == {span.fetched_at}
         else:
             assert span.fetched_at <= min(ages)
@@ -102,8 +107,10 @@ def test_missing_names_the_days_that_no_usable_fact_vouches_for(news: list[Span]
     model: dict[int, Span] = {}
     for fact in news:
         model |= dict.fromkeys(range(fact.first, fact.last + 1), fact)
-    held = {day for day, fact in model.items() if fact.state != PROVISIONAL or fact.fetched_at >= oldest}
-    assert days_of(missing(laid(news), wanted, oldest)) == [d for d in range(wanted.first, wanted.last + 1) if d not in held]
+    held = {day for day, fact in model.items() if fact.state not in AGEING or fact.fetched_at >= oldest}
+    assert days_of(missing(laid(news), wanted, Horizon(oldest, oldest))) == [
+        d for d in range(wanted.first, wanted.last + 1) if d not in held
+    ]
 
 
 @given(st.lists(facts(), max_size=10), runs())
@@ -125,8 +132,20 @@ def test_neighbours_join_across_days_without_a_session() -> None:
     assert overlay((friday,), [monday], next_day) == (friday, monday)
 
 
-def test_settled_facts_vouch_for_ever_and_provisional_ones_from_oldest_on() -> None:
-    assert Span(1, 1, FINAL, "", 0.0).usable(1e12)
-    assert Span(1, 1, EMPTY, "nothing_upstream", 0.0).usable(1e12)
-    assert Span(1, 1, PROVISIONAL, "", 100.0).usable(100.0)
-    assert not Span(1, 1, PROVISIONAL, "", 100.0).usable(100.5)
+def test_each_kind_of_fact_ages_by_its_own_rule() -> None:
+    horizon = Horizon(fresh=100.0, confirm=50.0, latest=200.0, verify=10.0)
+    for state, oldest in ((PROVISIONAL, 100.0), (UNCONFIRMED, 50.0), (FINAL, 10.0), (EMPTY, 10.0)):
+        assert Span(1, 1, state, "", oldest).usable(horizon)
+        assert not Span(1, 1, state, "", oldest - 0.5).usable(horizon)
+
+
+def test_what_ages_and_comes_from_the_future_was_recorded_under_a_wrong_clock() -> None:
+    horizon = Horizon(fresh=100.0, confirm=50.0, latest=200.0)
+    assert [Span(1, 1, state, "", 200.5).usable(horizon) for state in (PROVISIONAL, UNCONFIRMED, FINAL)] == [False, False, True]
+
+
+def test_a_session_that_has_not_settled_cannot_be_final() -> None:
+    spans = (Span(1, 5, FINAL, "", 0.0),)
+    assert missing(spans, Days(2, 5), Horizon(0.0, 0.0, settled=5)) == []
+    assert missing(spans, Days(2, 5), Horizon(0.0, 0.0, settled=3)) == [Days(4, 5)]
+    assert missing((Span(1, 5, PROVISIONAL, "", 0.0),), Days(2, 5), Horizon(0.0, 0.0, settled=3)) == []

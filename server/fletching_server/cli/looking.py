@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fletching_schemas.errors import Error, InvalidRequest
-from fletching_server.calendars import build_calendar
+from fletching_server.almanac import build_calendar
 from fletching_server.cli.access import SourceOption, StoreOption, UrlOption, reach
 from fletching_server.engine import Engine
 from fletching_server.settings import load_settings

@@ -15,7 +15,8 @@ import polars as pl
 
 from fletching_schemas import Dataset, FetchRequest, normalise_symbol
 from fletching_server.admission import admit_fetched
-from fletching_server.calendars import Calendar, build_calendar, day_number, from_day_number
+from fletching_server.almanac import build_calendar
+from fletching_server.calendars import Calendar, day_number, from_day_number
 from fletching_server.sources import Source, SymbolLister
 
 _THREADS: Final = 4
