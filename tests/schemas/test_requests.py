@@ -194,9 +194,10 @@ def test_an_adjustment_has_a_method_and_perhaps_a_reference_session(reference: A
     ],
 )
 def test_an_adjustment_that_cannot_be_is_refused_at_both_ends(arguments: dict[str, Any], problem: str) -> None:
-    for make in (lambda: ReadRequest("bars_1d", **arguments), lambda: ReadRequest.from_bytes(wire(**arguments))):
-        with pytest.raises(InvalidRequest, match=problem):
-            make()
+    with pytest.raises(InvalidRequest, match=problem):
+        ReadRequest("bars_1d", **arguments)
+    with pytest.raises(InvalidRequest, match=problem):
+        ReadRequest.from_bytes(wire(**arguments))
 
 
 @pytest.mark.parametrize(

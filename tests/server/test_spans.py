@@ -26,7 +26,7 @@ from fletching_server.spans import (
 DAYS = st.integers(0, 40)
 AGES = st.sampled_from([100.0, 200.0, 300.0])
 KINDS = st.sampled_from(
-    [(FINAL, ""), (PROVISIONAL, ""), (UNCONFIRMED, ""), (PROVISIONAL, "nothing_upstream"), (EMPTY, "nothing_upstream")]
+    [(FINAL, ""), (PROVISIONAL, ""), (UNCONFIRMED, ""), (PROVISIONAL, "nothing_yet"), (EMPTY, "nothing_upstream")]
 )
 
 
@@ -108,7 +108,8 @@ def test_missing_names_the_days_that_no_usable_fact_vouches_for(news: list[Span]
     for fact in news:
         model |= dict.fromkeys(range(fact.first, fact.last + 1), fact)
     held = {day for day, fact in model.items() if fact.state not in AGEING or fact.fetched_at >= oldest}
-    assert days_of(missing(laid(news), wanted, Horizon(oldest, oldest))) == [
+    absent = missing(laid(news), wanted, Horizon(oldest, oldest))
+    assert days_of(absent) == [
         d for d in range(wanted.first, wanted.last + 1) if d not in held
     ]
 
