@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 _REST_SECONDS: Final = 300.0  # after a refresh in the background failed; whoever needs the cell still asks at once
 
+_MOST_REFUSED: Final = 3
+
 Failures = dict[str, Error]
 
 
@@ -167,8 +169,11 @@ class Fills:
             raise
         self._land(flight, failures)
 
-    def _bring(self, flight: _Flight, errand: Errand) -> Failures:
-        """Return what failed; where the fault lies with a symbol and not with the upstream, the others are asked without it."""
+    def _bring(self, flight: _Flight, errand: Errand, refused: int = 0) -> Failures:
+        """Return what failed; where the fault lies with a symbol and not with the upstream, the others are asked without it.
+
+        A source that refuses several parts in a row (*refused*) is at fault itself, and is not asked for each symbol.
+        """
         symbols = errand.request.symbols
         flight.calls += 1
         try:
@@ -176,13 +181,20 @@ class Fills:
         except SourceChanged as error:
             return dict.fromkeys(symbols, error)
         except (BadSourceData, UnknownSymbol) as error:
-            if not 1 < len(symbols) <= self._desk.offers[errand.request.dataset].symbols_per_call:
+            most = self._desk.offers[errand.request.dataset].symbols_per_call
+            if not 1 < len(symbols) <= most or refused >= _MOST_REFUSED:
                 return dict.fromkeys(symbols, error)
-            middle = len(symbols) // 2
-            return self._bring(flight, errand.part(symbols[:middle])) | self._bring(flight, errand.part(symbols[middle:]))
+            return self._halved(flight, errand, error, refused + 1)
         except Error as error:
             return dict.fromkeys(symbols, error)
         return {}
+
+    def _halved(self, flight: _Flight, errand: Errand, error: Error, refused: int) -> Failures:
+        symbols = errand.request.symbols
+        middle = len(symbols) // 2
+        failed = self._bring(flight, errand.part(symbols[:middle]), refused)
+        failed |= self._bring(flight, errand.part(symbols[middle:]), refused if len(failed) == middle else 0)
+        return dict.fromkeys(symbols, error) if len(failed) == len(symbols) else failed
 
     def _land(self, flight: _Flight, failures: Failures) -> None:
         """Take the flight off the board, then wake all who wait: whoever comes now looks at the coverage it left."""

@@ -350,12 +350,10 @@ def _ages(plan: Plan, state: DatasetState, request: ReadRequest) -> bool:
 def _failure(request: ReadRequest, plan: Plan, failed: Mapping[str, Error]) -> Error:
     """Return the first of the errors, as one that tells about all."""
     error = next(iter(failed.values()))
-    if len(plan.symbols) == 1:
+    if len(failed) == len(plan.symbols) and all(other is error for other in failed.values()):
         return copy_of(error)
     kept = "what arrived is kept, so asking again goes on from there; read with info=True to get what there is"
-    return copy_of(
-        error, f"{request.dataset}: {len(failed):,} of {len(plan.symbols):,} symbols failed; {kept}. The first: {error}"
-    )
+    return copy_of(error, f"{error}. Of {request.dataset} {len(failed):,} of {len(plan.symbols):,} symbols failed; {kept}")
 
 
 def _either(one: Gaps, other: Gaps) -> Gaps:

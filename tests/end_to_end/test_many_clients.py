@@ -66,9 +66,9 @@ def together(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     door = threading.Barrier(CLIENTS)
     read = rig.engine.read
 
-    def wait_and_read(request: ReadRequest, plane: str = "embedded") -> Answer:
+    def wait_and_read(request: ReadRequest, plane: str = "embedded", principal: str = "") -> Answer:
         door.wait(60)
-        return read(request, plane)
+        return read(request, plane, principal)
 
     monkeypatch.setattr(rig.engine, "read", wait_and_read)
 

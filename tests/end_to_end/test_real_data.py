@@ -238,7 +238,7 @@ def test_a_shares_equal_their_files(readings: Readings) -> None:
     assert served.height == 1704 + 2380
     told = [str(gap) for gap in info.gaps if gap.symbol == "000333.SZ"]
     assert told == [
-        f"000333.SZ {first}..{last} nothing_upstream"
+        f"000333.SZ {first}..{last} no_trade"
         for first, last in (
             ("2016-05-18", "2016-05-31"),
             ("2018-09-10", "2018-10-26"),
