@@ -106,6 +106,19 @@ class Calendar:
             return "open" if self.known[place] else "unknown"
         return "closed" if self._numbers[0] <= number <= self._numbers[-1] else "unknown"
 
+    @cached_property
+    def _ordinals(self) -> Days:
+        """How many sessions lie before each day, from the first session to the day after the last: a table, not a search."""
+        return self.days.searchsorted(np.arange(self._numbers[0], self._numbers[-1] + 2))
+
+    def at_or_after(self, days: Numbers) -> Days:
+        """Return the ordinal of the first session at or after each day; one past the last where there is none."""
+        return np.asarray(self._ordinals[(days - self._numbers[0]).clip(0, len(self._ordinals) - 1)])
+
+    def at_or_before(self, days: Numbers) -> Days:
+        """Return the ordinal of the last session at or before each day; -1 where there is none."""
+        return np.asarray(self._ordinals[(days + 1 - self._numbers[0]).clip(0, len(self._ordinals) - 1)] - 1)
+
     def snap(self, first: int, last: int) -> tuple[int, int] | None:
         """Return the first and last session between two day numbers, inclusive; None where there is none."""
         low, high = bisect_left(self._numbers, first), bisect_right(self._numbers, last)

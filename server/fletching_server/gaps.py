@@ -15,16 +15,19 @@ from typing import Final
 from fletching_schemas import Dataset, FetchRequest, ReadRequest
 from fletching_server.calendars import Calendar, day_number, from_day_number
 from fletching_server.coverage import DELISTED, NOT_LISTED_YET
+from fletching_server.missing import Ledger
 from fletching_server.snapshot import DatasetState, Life
-from fletching_server.spans import ANY_AGE, Days, Horizon, missing, subtract
+from fletching_server.spans import ANY_AGE, Days, Horizon, Spans, missing, subtract
 
 OUT_OF_REACH: Final = "out_of_reach"
 _CLOCK_SLACK: Final = 60.0  # seconds by which facts may lie ahead of the clock before they are distrusted
 _QUIET: Final = timedelta(hours=1)  # before the next opening, quotes are reset: they are no longer those of the last session
 _EVER: Final = Days(-(10**6), 10**6)
+_UNKNOWN_LIFE: Final = Life()
+_MOST_LEDGERS: Final = 4  # of one picture: megabytes each
+MANY: Final = 64  # symbols from which on arrays are faster than a loop
 
 Gaps = Mapping[str, Sequence[Days]]
-Barred = Mapping[str, Sequence[tuple[Days, str]]]
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,38 @@ class World:
 
 
 @dataclass(frozen=True)
-class Cells:
-    """The cells of one request that need somebody: *gaps* before it can be answered, *due* in the background.
+class Bars:
+    """Cells that need not or cannot be asked for: outside a symbol's life, or before what the source still has."""
 
-    *barred* are cells of which nothing is known and which need not or cannot be asked for, with the reason.
-    """
+    lives: Mapping[str, Life] = field(default_factory=dict)
+    reach: int = _EVER.first
+
+    def of(self, symbol: str) -> list[tuple[Days, str]]:
+        """Return the runs of days that are barred for *symbol*, each with the reason."""
+        life = self.lives.get(symbol, _UNKNOWN_LIFE)
+        bars = [(Days(_EVER.first, self.reach - 1), OUT_OF_REACH)] if self.reach > _EVER.first else []
+        if life.first is not None:
+            bars.insert(0, (Days(_EVER.first, life.first - 1), NOT_LISTED_YET))
+        if life.last is not None:
+            bars.insert(0, (Days(life.last + 1, _EVER.last), DELISTED))
+        return bars
+
+    def open(self, symbol: str) -> Days:
+        """Return the days for which *symbol* may be asked."""
+        life = self.lives.get(symbol, _UNKNOWN_LIFE)
+        first = self.reach if life.first is None else max(self.reach, life.first)
+        return Days(first, _EVER.last if life.last is None else life.last)
+
+    def __bool__(self) -> bool:
+        return bool(self.lives) or self.reach > _EVER.first
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of one request that need somebody: *gaps* before it can be answered, *due* in the background."""
 
     gaps: Gaps = field(default_factory=dict)
     due: Gaps = field(default_factory=dict)
-    barred: Barred = field(default_factory=dict)
 
 
 def horizons(request: ReadRequest, dataset: Dataset, world: World) -> tuple[Horizon, Horizon]:
@@ -70,30 +96,66 @@ def horizons(request: ReadRequest, dataset: Dataset, world: World) -> tuple[Hori
     return answer, Horizon(fresh, confirm, answer.latest, now - dataset.verify_days * 86400, settled)
 
 
-def cells(request: ReadRequest, state: DatasetState, world: World, symbols: Iterable[str], wanted: Days) -> Cells:
+def bars(dataset: Dataset, world: World) -> Bars:
+    """Return what need not be asked of *dataset*."""
+    if dataset.recent_sessions is None:
+        return Bars(world.lives)
+    present = present_session(dataset, world.calendar, world.now)
+    return Bars(world.lives, world.calendar.back(present, dataset.recent_sessions))
+
+
+def cells(request: ReadRequest, state: DatasetState, world: World, symbols: Sequence[str], wanted: Days, barred: Bars) -> Cells:
     """Return what is missing or due of *wanted* for each of *symbols*."""
     if wanted.last < wanted.first:
         return Cells()
     if not world.fillable:
         return Cells(_absent(request, state, world, symbols, wanted))
     answer, refresh = horizons(request, state.dataset, world)
-    gaps: dict[str, list[Days]] = {}
-    due: dict[str, list[Days]] = {}
-    barred: dict[str, list[tuple[Days, str]]] = {}
+    if len(symbols) >= MANY:
+        return _cells_of_many(state, world, symbols, wanted, barred, answer, refresh)
+    gaps, due = {}, {}
     for symbol in symbols:
-        spans = state.coverage.get(symbol, ())
-        runs = missing(spans, wanted, answer)
-        if runs:
-            bars = _bars(state.dataset, world, world.lives.get(symbol))
-            if askable := snapped(_outside(runs, bars), world.calendar):
-                gaps[symbol] = askable
-            if bars:
-                barred[symbol] = _told(missing(spans, wanted, ANY_AGE), bars, world.calendar)
-        if spans and (old := missing(spans, wanted, refresh)) != runs:
-            left = (part for run in old for part in subtract(run, runs))
-            if sessions := snapped(left, world.calendar):
-                due[symbol] = sessions
-    return Cells(gaps, due, barred)
+        spans, askable = state.coverage.get(symbol, ()), _both(wanted, barred.open(symbol)) if barred else wanted
+        runs = missing(spans, askable, answer)
+        if runs and (sessions := snapped(runs, world.calendar)):
+            gaps[symbol] = sessions
+        if spans and (sessions := _due(spans, askable, runs, refresh, world.calendar)):
+            due[symbol] = sessions
+    return Cells(gaps, due)
+
+
+def _due(spans: Spans, askable: Days, runs: Sequence[Days], refresh: Horizon, calendar: Calendar) -> list[Days]:
+    old = missing(spans, askable, refresh)
+    return [] if old == runs else snapped((part for run in old for part in subtract(run, runs)), calendar)
+
+
+def _cells_of_many(
+    state: DatasetState, world: World, symbols: Sequence[str], wanted: Days, barred: Bars, answer: Horizon, refresh: Horizon
+) -> Cells:
+    """Return the same for a whole market: at once, and symbol by symbol only where something is due."""
+    ledger = _ledger(state, world.calendar, tuple(symbols))
+    opened = [barred.open(symbol) for symbol in symbols] if barred else []
+    gaps = ledger.missing(wanted, answer, opened)
+    due = {}
+    for symbol in ledger.differing(answer, refresh):
+        askable = _both(wanted, barred.open(symbol))
+        if sessions := _due(state.coverage[symbol], askable, gaps.get(symbol, ()), refresh, world.calendar):
+            due[symbol] = sessions
+    return Cells(gaps, due)
+
+
+def _ledger(state: DatasetState, calendar: Calendar, symbols: tuple[str, ...]) -> Ledger:
+    """Return the ledger of a whole market: the next plan on the same picture asks for it again."""
+    key = ("ledger", calendar, symbols)
+    if (known := state.memo.get(key)) is None:
+        if len(state.memo) >= _MOST_LEDGERS:
+            state.memo.clear()
+        known = state.memo[key] = Ledger.of(calendar, symbols, state.coverage)
+    return known
+
+
+def _both(one: Days, other: Days) -> Days:
+    return Days(max(one.first, other.first), min(one.last, other.last))
 
 
 def _absent(request: ReadRequest, state: DatasetState, world: World, symbols: Iterable[str], wanted: Days) -> Gaps:
@@ -106,35 +168,6 @@ def _absent(request: ReadRequest, state: DatasetState, world: World, symbols: It
         if left := snapped(missing(spans, Days(first, last), ANY_AGE), world.calendar):
             gaps[symbol] = left
     return gaps
-
-
-def _bars(dataset: Dataset, world: World, life: Life | None) -> list[tuple[Days, str]]:
-    """Return the runs of days that need not be asked for, each with the reason."""
-    bars = []
-    if life and life.first is not None:
-        bars.append((Days(_EVER.first, life.first - 1), NOT_LISTED_YET))
-    if life and life.last is not None:
-        bars.append((Days(life.last + 1, _EVER.last), DELISTED))
-    if dataset.recent_sessions is not None:
-        reach = world.calendar.back(present_session(dataset, world.calendar, world.now), dataset.recent_sessions)
-        bars.append((Days(_EVER.first, reach - 1), OUT_OF_REACH))
-    return bars
-
-
-def _outside(runs: Iterable[Days], bars: Sequence[tuple[Days, str]]) -> Iterable[Days]:
-    for bar, _ in bars:
-        runs = [part for run in runs for part in subtract(run, [bar])]
-    return runs
-
-
-def _told(runs: Sequence[Days], bars: Sequence[tuple[Days, str]], calendar: Calendar) -> list[tuple[Days, str]]:
-    """Return the parts of *runs* that *bars* hold, each with the first reason that applies."""
-    told: list[tuple[Days, str]] = []
-    for bar, reason in bars:
-        inside = [Days(max(run.first, bar.first), min(run.last, bar.last)) for run in runs]
-        told += [(run, reason) for run in snapped((run for run in inside if run.first <= run.last), calendar)]
-        runs = list(_outside(runs, [(bar, reason)]))
-    return told
 
 
 def unknown(gaps: Gaps, state: DatasetState, calendar: Calendar) -> Gaps:

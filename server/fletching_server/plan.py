@@ -16,7 +16,7 @@ import pyarrow as pa
 from fletching_schemas import Dataset, ReadRequest, normalise_symbol
 from fletching_schemas.errors import OutOfCalendar, UnknownSymbol
 from fletching_server.calendars import Calendar, day_number
-from fletching_server.gaps import Barred, Cells, Gaps, World, cells, earliest_day, horizons, present_session
+from fletching_server.gaps import Bars, Cells, Gaps, World, bars, cells, earliest_day, horizons, present_session
 from fletching_server.image import Window
 from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.spans import Days, Horizon
@@ -31,7 +31,7 @@ class Plan:
 
     ``symbols`` are canonical and sorted; ``window`` says which rows of theirs are wanted; ``files`` are those that may
     hold some; ``gaps`` are the runs of sessions, per symbol, that coverage does not vouch for, ``due`` those that are
-    refreshed in the background, ``barred`` those without rows that need not or cannot be asked for. ``horizon`` is how old
+    refreshed in the background, ``bars`` say which need not or cannot be asked for. ``horizon`` is how old
     facts may be for the answer, ``refresh`` before they are due.
     """
 
@@ -42,7 +42,7 @@ class Plan:
     files: tuple[StoredFile, ...]
     gaps: Gaps
     due: Gaps
-    barred: Barred
+    bars: Bars
     horizon: Horizon
     refresh: Horizon
     calendar: Calendar
@@ -67,9 +67,11 @@ def resolve(request: ReadRequest, state: DatasetState, world: World) -> Plan:
     schema = state.dataset.project(request.columns)
     symbols = _symbols(request, state, world)
     window, future = _window(request, state, world)
-    found = Cells() if state.is_table else cells(request, state, world, symbols, Days(window.first_day, window.last_day))
+    barred = bars(state.dataset, world)
+    wanted = Days(window.first_day, window.last_day)
+    found = Cells() if state.is_table else cells(request, state, world, symbols, wanted, barred)
     files = _files(state, symbols, window, everything=request.symbols is None)
-    told = (found.gaps, found.due, found.barred, *horizons(request, state.dataset, world))
+    told = (found.gaps, found.due, barred, *horizons(request, state.dataset, world))
     return Plan(state.dataset, schema, symbols, window, files, *told, world.calendar, future)
 
 

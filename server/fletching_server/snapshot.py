@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fletching_schemas import Dataset
 from fletching_server.spans import Days, Span, Spans
@@ -104,6 +104,11 @@ class DatasetState:
     def symbols(self) -> tuple[str, ...]:
         """All symbols of which anything is held or known, sorted; worked out once per picture, as every whole read asks."""
         return tuple(sorted(set(self.coverage).union(*(file.symbols for file in self.files))))
+
+    @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What was worked out from this picture alone, by who works it out; it ends with the picture."""
+        return {}
 
     @property
     def is_table(self) -> bool:

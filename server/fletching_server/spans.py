@@ -6,13 +6,17 @@ Days are integers since 1970-01-01, both ends inclusive. A later fact replaces a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Final, Literal, NamedTuple
+
+import numpy as np
 
 State = Literal["final", "unconfirmed", "provisional", "empty"]
 FINAL: Final[State] = "final"
 UNCONFIRMED: Final[State] = "unconfirmed"
 PROVISIONAL: Final[State] = "provisional"
 EMPTY: Final[State] = "empty"
+CODES: Final[dict[State, int]] = {FINAL: 0, UNCONFIRMED: 1, PROVISIONAL: 2, EMPTY: 3}
 AGEING: Final = frozenset({PROVISIONAL, UNCONFIRMED})
 
 Adjacent = Callable[[int, int], bool]
@@ -74,16 +78,39 @@ class Span(NamedTuple):
 Spans = tuple[Span, ...]
 
 
+class Columns(NamedTuple):
+    """The facts of one symbol as arrays: first day, last day and code of the state in the rows of *days*."""
+
+    days: np.ndarray[tuple[int, int], np.dtype[np.int64]]
+    fetched: np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+class Facts(tuple[Span, ...]):  # noqa: SLOT001  # it keeps something beside its items
+    """Sorted, disjoint facts of one symbol, which remember themselves as arrays once somebody needs these."""
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The facts as arrays."""
+        days = [(span.first, span.last, CODES[span.state]) for span in self]
+        fetched = np.array([span.fetched_at for span in self], np.float64)
+        return Columns(np.array(days, np.int64).reshape(-1, 3).T, fetched)
+
+
+def facts(spans: Spans) -> Facts:
+    """Return *spans* as facts."""
+    return spans if isinstance(spans, Facts) else Facts(spans)
+
+
 def overlay(spans: Spans, new: Iterable[Span], adjacent: Adjacent) -> Spans:
     """Return *spans* with the facts of *new* in place of what they overlap; equal neighbours become one."""
     fresh = sorted(new)
     kept = [part for span in spans for part in _without(span, fresh)]
-    return tuple(_joined(sorted([*kept, *fresh]), adjacent))
+    return Facts(_joined(sorted([*kept, *fresh]), adjacent))
 
 
 def without(spans: Spans, first: int, last: int) -> Spans:
     """Return *spans* with nothing known between *first* and *last*."""
-    return tuple(part for span in spans for part in _without(span, [Days(first, last)]))
+    return Facts(part for span in spans for part in _without(span, [Days(first, last)]))
 
 
 def _without(span: Span, holes: Sequence[Days | Span]) -> Iterator[Span]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fletching_schemas import Gap, SymbolStatus
 from fletching_schemas.errors import Error
@@ -23,13 +23,24 @@ def told_gaps(plan: Plan, state: DatasetState, unfilled_reason: str, failed: Err
     for symbol in plan.symbols:
         spans = overlapping(state.coverage.get(symbol, ()), plan.wanted)
         told += [_gap(symbol, span, span.reason) for span in spans if span.reason]
-        told += [_gap(symbol, run, reason) for run, reason in plan.barred.get(symbol, ())]
-        reason = "failed" if symbol in failed else unfilled_reason
         held = [Days(span.first, span.last) for span in spans]
+        told += [_gap(symbol, run, reason) for run, reason in _barred(plan, symbol, held)]
+        reason = "failed" if symbol in failed else unfilled_reason
         told += [_gap(symbol, part, reason) for run in plan.gaps.get(symbol, ()) for part in uncovered(run, held, plan.calendar)]
         if plan.future:
             told.append(_gap(symbol, plan.future, "future"))
     return sorted(told, key=lambda gap: (gap.symbol, gap.first))
+
+
+def _barred(plan: Plan, symbol: str, held: Sequence[Days]) -> list[tuple[Days, str]]:
+    """Return the wanted sessions of which nothing is *held* and that are not asked for, each once, with the reason."""
+    told: list[tuple[Days, str]] = []
+    for bar, reason in plan.bars.of(symbol):
+        inside = Days(max(bar.first, plan.wanted.first), min(bar.last, plan.wanted.last))
+        if inside.first <= inside.last:
+            known = sorted([*held, *(run for run, _ in told)])
+            told += [(run, reason) for run in uncovered(inside, known, plan.calendar)]
+    return told
 
 
 def _gap(symbol: str, days: Days | Span, reason: str) -> Gap:
@@ -53,9 +64,11 @@ def _status(symbol: str, plan: Plan, state: DatasetState, failed: Errors, stale:
         return _OK
     if spans:
         return SymbolStatus("empty", spans[-1].reason)
-    if barred := plan.barred.get(symbol):
+    if symbol in plan.gaps:
+        return SymbolStatus("missing")
+    if barred := _barred(plan, symbol, ()):
         return SymbolStatus("empty", barred[-1][1])
-    return SymbolStatus("missing") if plan.gaps.get(symbol) else SymbolStatus("empty", "future" if plan.future else "")
+    return SymbolStatus("empty", "future" if plan.future else "")
 
 
 def oldest_fetch(plan: Plan, state: DatasetState) -> float | None:

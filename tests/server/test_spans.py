@@ -109,9 +109,7 @@ def test_missing_names_the_days_that_no_usable_fact_vouches_for(news: list[Span]
         model |= dict.fromkeys(range(fact.first, fact.last + 1), fact)
     held = {day for day, fact in model.items() if fact.state not in AGEING or fact.fetched_at >= oldest}
     absent = missing(laid(news), wanted, Horizon(oldest, oldest))
-    assert days_of(absent) == [
-        d for d in range(wanted.first, wanted.last + 1) if d not in held
-    ]
+    assert days_of(absent) == [d for d in range(wanted.first, wanted.last + 1) if d not in held]
 
 
 @given(st.lists(facts(), max_size=10), runs())
