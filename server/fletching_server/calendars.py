@@ -94,6 +94,11 @@ class Calendar:
         return int(self.days[0])
 
     @property
+    def known_until_number(self) -> int:
+        """``known_until`` as a day number."""
+        return day_number(self.known_until)
+
+    @property
     def name(self) -> str:
         """The MIC, or a word for "every day"."""
         return self.mic or "every day"

@@ -21,6 +21,7 @@ from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
 from fletching_server.compaction import Compaction, Compactor
 from fletching_server.desk import Desk
+from fletching_server.evidence import Evidence
 from fletching_server.fills import Fills
 from fletching_server.gathering import Gathering
 from fletching_server.hot import HotTier
@@ -80,11 +81,14 @@ class Engine:
         opened.callback(desk.close)
         self._define(desk)
         self.quarantine = Quarantine(settings.store / "quarantine", clock)
-        arrivals = Arrivals(store, hot, Gathering(hot, cold), desk, calendars, clock, stats, self.quarantine)
+        gathering = Gathering(hot, cold)
+        arrivals = Arrivals(store, hot, gathering, desk, calendars, clock, stats, self.quarantine)
         fills = Fills(store, arrivals, desk, calendars, clock, stats, settings.source_calls)
         opened.callback(fills.close)
-        opened.callback(desk.release)  # before fills.close: nobody shall wait for a call that hangs
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
+        self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
+        opened.callback(self.evidence.close)
+        opened.callback(desk.release)  # before these two: nobody shall wait for a call that hangs
         self._writes = Writes(store, hot, cold, desk, calendars, stats)
         self._compaction = Compaction(store, hot, cold, repairs, calendars, stats)
         self._records = Records(store, calendars)
@@ -119,6 +123,7 @@ class Engine:
     def read(self, request: ReadRequest, plane: str = "embedded", principal: str = "") -> Answer:
         """Return the answer to *request*; its rows move as it is read. See ``Reads.read``."""
         self._check_open()
+        self.evidence.look()
         return self._reads.read(request, plane, principal)
 
     def names(self) -> list[str]:
