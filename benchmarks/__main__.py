@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from benchmarks import latency, read_through, throughput
+from benchmarks import latency, plans, read_through, throughput, upstream
 from benchmarks.figures import Row, environment, save
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,8 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "throughput": throughput.run,
     "latency": latency.run,
     "read_through": read_through.run,
+    "upstream": upstream.run,
+    "plans": plans.run,
 }
 
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _table(found: dict[str, list[Row]]) -> Table:
     table = Table(title="median (p25-p75)", title_justify="left")
-    for heading in ("benchmark", "what", "unit", "fletching", "bare Flight", "ratio by round", "target", ""):
+    for heading in ("benchmark", "what", "unit", "fletching", "peer", "ratio by round", "target", ""):
         table.add_column(heading, no_wrap=True)
     for name, rows in found.items():
         for row in rows:

@@ -14,7 +14,7 @@ from benchmarks.figures import Row, Spread, scaled, seconds
 from benchmarks.servers import fletching_server
 
 import fletching
-from fletching_server import disk, fills, parquet
+from fletching_server import arrivals, disk, parquet
 from fletching_server.catalogue import Catalogue
 from fletching_server.desk import Desk
 from fletching_server.sources.sim import SimSource
@@ -99,7 +99,7 @@ def _timed(cache: fletching.Cache) -> dict[str, float]:
     with ExitStack() as opened:
         for stage, owner, name in (
             ("fetch in the source", Desk, "fetch"),
-            ("checks", fills, "admit_fetched"),
+            ("checks", arrivals, "admit_fetched"),
             ("Parquet", parquet, "encode"),
             ("file", disk, "publish"),
             ("commit", Catalogue, "commit"),

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 SOON: Final = timedelta(days=10)  # before knowledge runs out: the next year is published about ten days before it begins
 _LOOK_BACK: Final = timedelta(days=40)
 _INDICES: Final = {"XSHG": "000001.SH", "XHKG": "HSI.HK"}
-_EVER: Final = Days(-(10**6), 10**6)
+_EVER: Final = Days(day_number(date(1900, 1, 1)), day_number(date(2200, 1, 1)))
 
 
 class Evidence:

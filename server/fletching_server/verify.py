@@ -87,6 +87,7 @@ def _unfounded_facts(state: DatasetState, calendars: Calendars, sessions: dict[s
             if span.state != FINAL or span.reason:
                 continue
             due = calendar.between(span.first, span.last)
+            due = due[calendar.knows(due)]  # a holiday that nobody has announced yet looks like a session
             missing = due[~np.isin(due, held)]
             if len(missing):
                 first = from_day_number(int(missing[0]))
