@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
 
@@ -136,7 +137,10 @@ class FlightTransport:
         if extra:
             try:
                 told = json.loads(extra)
-                return error_from_code(str(told["code"]), str(told["message"]))
+                retry_at = told.get("retry_at")
+                return error_from_code(
+                    str(told["code"]), str(told["message"]), datetime.fromisoformat(retry_at) if retry_at else None
+                )
             except (ValueError, KeyError, TypeError):
                 pass  # somebody else's server
         text = (str(error).splitlines() or [type(error).__name__])[0][:500]

@@ -82,7 +82,7 @@ class Arrivals:
         request, dataset = errand.request, self._desk.offers[errand.request.dataset]
         started, asked_at = self._clock.monotonic(), self._clock.now()
         self._stats.add(upstream_calls=1)
-        answer = self._desk.fetch(request)
+        answer = self._desk.fetch(request, background=errand.background)
         fetched = self._clock.monotonic()
         source = self._desk.source(request.dataset)
         provider = source.name if source else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -18,6 +19,10 @@ class Clock(Protocol):
         """Return seconds that never go backwards, for durations."""
         ...
 
+    def wait(self, seconds: float, until: threading.Event) -> bool:
+        """Let so much time pass, but return at once, and True, when *until* is set."""
+        ...
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -29,3 +34,7 @@ class SystemClock:
     def monotonic(self) -> float:
         """Return the machine's monotonic seconds."""
         return time.monotonic()
+
+    def wait(self, seconds: float, until: threading.Event) -> bool:
+        """Wait on the machine's clock."""
+        return until.wait(seconds)

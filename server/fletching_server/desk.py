@@ -6,6 +6,7 @@ it is abandoned, counted, and its late answer is dropped.
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -18,18 +19,28 @@ import pyarrow as pa
 import structlog
 
 from fletching_schemas import Dataset, FetchRequest
-from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, SourceTimeout, SourceUnavailable, copy_of
+from fletching_schemas.errors import (
+    BadSourceData,
+    Error,
+    InvalidRequest,
+    SourceTimeout,
+    SourceUnavailable,
+    UnknownSymbol,
+    copy_of,
+)
 from fletching_schemas.requests import MAX_SYMBOL_LENGTH
 from fletching_server.calendars import day_number
 from fletching_server.clock import Clock
+from fletching_server.guard import Guard
 from fletching_server.snapshot import Life
-from fletching_server.sources import Lifetime, LifetimeTeller, Source, SymbolLister
+from fletching_server.sources import Caller, Lifetime, LifetimeTeller, Metered, Source, SymbolLister
 
 T = TypeVar("T")
 
 LISTING_SECONDS: Final = 60.0  # how long a source's list of symbols is believed
 LIVES_SECONDS: Final = 86400.0  # the same for listing dates, which change by the day
 _LIVES_REST: Final = 300.0
+OUTER_SECONDS: Final = 900.0
 MOST_ABANDONED: Final = 8  # hanging calls per source before it is not asked any more
 
 log = structlog.get_logger(__name__)
@@ -44,8 +55,8 @@ class _Listing:
 class Desk:
     """Sources by the datasets they offer."""
 
-    def __init__(self, sources: Sequence[Source], clock: Clock, deadline_seconds: float) -> None:
-        self._clock = clock
+    def __init__(self, sources: Sequence[Source], clock: Clock, deadline_seconds: float, guard: Guard) -> None:
+        self._clock, self.guard = clock, guard
         self._deadline = deadline_seconds
         self._lock = threading.Lock()
         self._listings: dict[str, _Listing] = {}
@@ -76,6 +87,7 @@ class Desk:
                     "give one of them another name, for instance with a prefix"
                 )
             self.offers[dataset.name], self._sources[dataset.name] = dataset, source
+        self.guard.adopt(source)
 
     def source(self, dataset: str) -> Source | None:
         """Return who offers *dataset*, or None."""
@@ -85,11 +97,19 @@ class Desk:
         """Return the names of all sources."""
         return sorted({source.name for source in self._sources.values()})
 
-    def calls_at_once(self, name: str, most: int) -> int:
-        """Return how many calls the source *name* may get at a time: *most*, or what it states as ``concurrent_calls``."""
-        return min(
-            [most, *(getattr(source, "concurrent_calls", most) for source in self._sources.values() if source.name == name)]
-        )
+    def lane(self, dataset: str) -> str:
+        """Return in which row calls for *dataset* wait: one per family of hosts, else one per source."""
+        source = self._sources[dataset]
+        return self.guard.family(source, dataset) or source.name
+
+    def lanes(self, most: int) -> dict[str, int]:
+        """Return every lane with how many calls it takes at a time: *most*, or what source or family state."""
+        found: dict[str, int] = {}
+        for dataset, source in self._sources.items():
+            family = self.guard.family(source, dataset)
+            width = min(most, getattr(source, "concurrent_calls", most))
+            found[self.lane(dataset)] = self.guard.at_once(family, width) if family else width
+        return found
 
     def listed(self, dataset: str, *, fresh: bool = False) -> frozenset[str] | None:
         """Return the symbols that the source lists, at most a minute old; None where it cannot tell.
@@ -104,7 +124,7 @@ class Desk:
         believed = getattr(source, "listing_seconds", LISTING_SECONDS)
         if held is None or (fresh and believed <= LISTING_SECONDS) or now - held.at > believed:
             what = f"{source.name}.symbols({dataset})"
-            symbols = self._call(source, what, lambda: source.symbols(dataset))
+            symbols = self.ask(source, dataset, what, lambda: source.symbols(dataset))
             held = self._listings[dataset] = _Listing(_checked(symbols, what), now)
         return held.symbols
 
@@ -121,14 +141,30 @@ class Desk:
         held, now = self._lives.get(dataset), self._clock.monotonic()
         if held is None or now - held[0] > LIVES_SECONDS:
             self._lives[dataset] = (now - LIVES_SECONDS + _LIVES_REST, held[1] if held else {})  # if it fails: not at once again
-            told = self._call(source, f"{source.name}.lifetimes({dataset})", lambda: source.lifetimes(dataset))
+            told = self.ask(source, dataset, f"{source.name}.lifetimes({dataset})", lambda: source.lifetimes(dataset))
             held = self._lives[dataset] = (now, {symbol: _life(each) for symbol, each in told.items()})
         return held[1]
 
-    def fetch(self, request: FetchRequest) -> pa.Table:
-        """Return what the source has for *request*; every trouble becomes one of our errors."""
-        source = self._sources[request.dataset]
-        return self._call(source, f"source {source.name} asked for {request}", lambda: source.fetch(request))
+    def fetch(self, request: FetchRequest, *, background: bool = False) -> pa.Table:
+        """Return what the source has for *request*; every trouble becomes one of our errors.
+
+        A call of the *background* leaves the last fifth of a budget to people.
+        """
+        source, dataset = self._sources[request.dataset], request.dataset
+        what, metered = f"source {source.name} asked for {request}", isinstance(source, Metered)
+        if metered:
+            self.guard.check_known(dataset, request.symbols)
+        cost = source.cost(request) if isinstance(source, Metered) else 1
+        try:
+            return self.ask(source, dataset, what, lambda: source.fetch(request), cost=cost, background=background)
+        except UnknownSymbol as error:
+            if metered and len(request.symbols) == 1:
+                self.guard.remember_unknown(dataset, request.symbols[0], error)
+            raise
+
+    def ask(self, source: Source, name: str, what: str, call: Callable[[], T], *, cost: int = 0, background: bool = False) -> T:
+        """Return what *call* returns for the dataset or function *name*, under the guard and with a deadline."""
+        return self.guard.call(source, name, lambda: self._call(source, what, call), cost=cost, background=background)
 
     def _call(self, source: Source, what: str, call: Callable[[], T]) -> T:
         if self._abandoned.get(source.name, 0) >= MOST_ABANDONED:
@@ -140,21 +176,25 @@ class Desk:
             if self._closed:
                 raise SourceUnavailable(f"{what}: the cache is closing")
             self._under_way.add(answer)  # type: ignore[arg-type]
-        threading.Thread(target=self._run, args=(answer, call), name=f"fetch-{source.name}", daemon=True).start()
+        run = contextvars.copy_context().run  # the guard knows by it on whose behalf requests are spent
+        threading.Thread(target=run, args=(self._run, answer, call), name=f"fetch-{source.name}", daemon=True).start()
         try:
-            return answer.result(timeout=self._deadline)
+            return answer.result(timeout=self._deadline_of(source))
         except FutureTimeout as error:
             if answer.done():  # the source itself raised a TimeoutError
                 raise _translated(error, what) from error
             self._abandon(source, answer)
-            raise SourceTimeout(
-                f"{what}: no answer in {self._deadline:g} s; nothing was stored, ask again later or with on_miss='cached'"
-            ) from error
+            told = f"{what}: no answer in {self._deadline_of(source):g} s; nothing was stored"
+            raise SourceTimeout(f"{told}, ask again later or with on_miss='cached'") from error
         except Exception as error:
             raise _translated(error, what) from error
         finally:
             with self._lock:
                 self._under_way.discard(answer)
+
+    def _deadline_of(self, source: Source) -> float:
+        """Return the deadline of a call; a source that keeps deadlines itself (``own_deadline``) only gets an outer bound."""
+        return max(self._deadline, OUTER_SECONDS) if getattr(source, "own_deadline", False) else self._deadline
 
     @staticmethod
     def _run(answer: Future[T], call: Callable[[], T]) -> None:
@@ -185,8 +225,19 @@ class Desk:
         """Return how many calls each source left hanging."""
         return {f"hanging_calls_{name}": count for name, count in self._abandoned.items()}
 
+    def caller(self, name: str | None) -> Source:
+        """Return the source called *name*, or the only one, whose library can be called; ``InvalidRequest`` names them."""
+        callers = {source.name: source for source in self._sources.values() if isinstance(source, Caller)}
+        if name is None and len(callers) == 1:
+            return next(iter(callers.values()))
+        if name not in callers:
+            there = ", ".join(sorted(callers)) or "none; start with --source akshare"
+            raise InvalidRequest(f"there is no source {name or 'to choose'} whose functions can be called; there are: {there}")
+        return callers[name]
+
     def release(self) -> None:
         """Call no source any more, and release all who wait for one."""
+        self.guard.release()
         with self._lock:
             self._closed = True
             waiting = list(self._under_way)
@@ -200,6 +251,7 @@ class Desk:
             close = getattr(source, "close", None)
             if callable(close):
                 close()
+        self.guard.close()
 
 
 def _translated(error: BaseException, what: str) -> Error:

@@ -24,6 +24,7 @@ from fletching_server.desk import Desk
 from fletching_server.evidence import Evidence
 from fletching_server.fills import Fills
 from fletching_server.gathering import Gathering
+from fletching_server.guard import Guard
 from fletching_server.hot import HotTier
 from fletching_server.inspection import Inspection
 from fletching_server.policy import LruPolicy
@@ -32,7 +33,7 @@ from fletching_server.reads import Answer, Reads
 from fletching_server.records import Records
 from fletching_server.repair import Repairs
 from fletching_server.settings import CalendarSettings, FreshnessSettings, Settings
-from fletching_server.sources import Source
+from fletching_server.sources import Budget, Source
 from fletching_server.stats import Stats
 from fletching_server.store import Store
 from fletching_server.verify import problems_of
@@ -77,7 +78,9 @@ class Engine:
         repairs = Repairs(store, hot, calendars)
         if recover:  # not where the store is only looked at
             self._recover(repairs)
-        self.desk = desk = Desk(sources, clock, settings.source_seconds)
+        budgets = {family: Budget(**said.model_dump()) for family, said in settings.guard.items()}
+        guard = Guard(settings.store / "guard.sqlite", clock, budgets, settings.patience_seconds)
+        self.desk = desk = Desk(sources, clock, settings.source_seconds, guard)
         opened.callback(desk.close)
         self._define(desk)
         self.quarantine = Quarantine(settings.store / "quarantine", clock)
@@ -166,6 +169,7 @@ class Engine:
             Action.RESTATEMENTS: lambda body: self._records.restatements(_request(body, _RANGE)),
             Action.SESSIONS: self._records.sessions,
             Action.PROGRESS: self._progress,
+            Action.GUARD: _bare(self.desk.guard.table),
         }
         self._check_open()
         if action not in verbs:
@@ -196,6 +200,7 @@ class Engine:
         symbols = plan.symbols if request.symbols is not None else None
         adjacent = self.calendars.get(state.dataset.calendar).adjacent
         self.store.commit(Forget(request.dataset, symbols, plan.wanted, adjacent))
+        self.desk.guard.forget(request.dataset, symbols)
         return {"dataset": request.dataset, "symbols": len(plan.symbols) if symbols else "all"}
 
     def _delete(self, dataset: str) -> dict[str, Any]:

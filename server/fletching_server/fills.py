@@ -31,15 +31,16 @@ from fletching_server.arrivals import Arrivals, Errand
 from fletching_server.clock import Clock
 from fletching_server.desk import Desk
 from fletching_server.gaps import Gaps, earliest_day, fetch_requests, present_session, sweepable, uncovered
+from fletching_server.guard import Turns
 from fletching_server.progress import Progress
 from fletching_server.snapshot import DatasetState
 from fletching_server.spans import Days, Horizon, missing
 from fletching_server.stats import Stats
 from fletching_server.store import Store
-from fletching_server.turns import Turns
 
 log = structlog.get_logger(__name__)
 
+_MOST_REFRESHED: Final = 64  # symbols that one read has refreshed in the background: a sample, where a market is due
 _REST_SECONDS: Final = 300.0  # after a refresh in the background failed; whoever needs the cell still asks at once
 
 _MOST_REFUSED: Final = 3
@@ -84,8 +85,8 @@ class Fills:
         self._lock = threading.Lock()
         self._board: dict[tuple[str, str], list[_Flight]] = defaultdict(list)
         self._resting: dict[tuple[str, str], float] = {}
-        # Turns per source: one that hangs must not keep another's calls waiting.
-        self._turns = {name: Turns(f"fill-{name}", desk.calls_at_once(name, concurrency)) for name in desk.names()}
+        # Turns per source, or family of hosts: one that hangs must not keep another's calls waiting.
+        self._turns = {lane: Turns(f"fill-{lane}", width) for lane, width in desk.lanes(concurrency).items()}
 
     def close_gaps(self, state: DatasetState, gaps: Gaps, horizon: Horizon, progress: Progress, principal: str = "") -> Outcome:
         """Return once all *gaps* are filled or have failed: what it took, and which symbols failed why."""
@@ -107,11 +108,16 @@ class Fills:
     def refresh(self, state: DatasetState, due: Gaps, horizon: Horizon) -> None:
         """Have *due* cells fetched once more, when nobody else needs the source; returns at once."""
         now, name = self._clock.monotonic(), state.dataset.name
-        rested = {symbol: runs for symbol, runs in due.items() if self._resting.get((name, symbol), now) <= now}
-        own, _ = self._embark(state.dataset, rested, horizon, "", background=True)
+        rested = [symbol for symbol in due if self._resting.get((name, symbol), now) <= now][:_MOST_REFRESHED]
+        due = {symbol: due[symbol] for symbol in rested}
+        own, _ = self._embark(state.dataset, due, horizon, "", background=True)
         for flight in own:
             flight.landed.add_done_callback(lambda landed: self._rest(name, landed.result()))
             self._launch(flight)
+
+    def waiting(self) -> int:
+        """Return how many calls wait for their turn."""
+        return sum(turns.waiting() for turns in self._turns.values())
 
     def _rest(self, dataset: str, failures: Failures) -> None:
         for symbol in failures:
@@ -120,11 +126,11 @@ class Fills:
     def _promote(self, flight: _Flight) -> None:
         """Let a flight that nobody waited for until now have its turn with those that somebody waits for."""
         if flight.errand.background:
-            self._turns[self._provider(flight)].promote(flight)
+            self._turns[self._lane(flight)].promote(flight)
 
     def _launch(self, flight: _Flight) -> None:
         try:
-            turns = self._turns[self._provider(flight)]
+            turns = self._turns[self._lane(flight)]
             turns.submit(flight.errand.principal, flight, background=flight.errand.background)
         except RuntimeError:  # no more turns are given; whoever waits is told
             self._land(flight, self._all(flight, ServerClosing("the cache is closing; nothing more is fetched")))
@@ -154,9 +160,8 @@ class Fills:
                     self._board[dataset.name, symbol].append(flight)
         return own, list(joined.values())
 
-    def _provider(self, flight: _Flight) -> str:
-        source = self._desk.source(flight.errand.request.dataset)
-        return source.name if source else ""
+    def _lane(self, flight: _Flight) -> str:
+        return self._desk.lane(flight.errand.request.dataset)
 
     def _fly(self, flight: _Flight) -> None:
         try:

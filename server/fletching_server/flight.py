@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 # What a status says to a client that does not know our codes; every other error travels as UNKNOWN with its code.
 _STATUS: Final[dict[type[e.Error], type[fl.FlightError]]] = {
     e.SourceUnavailable: fl.FlightUnavailableError,
+    e.SourceThrottled: fl.FlightUnavailableError,
     e.ServerClosing: fl.FlightUnavailableError,
     e.Overloaded: fl.FlightUnavailableError,
     e.SourceTimeout: fl.FlightTimedOutError,
@@ -56,7 +57,8 @@ def to_flight_error(error: BaseException) -> fl.FlightError:
         log.error("a bug answered a request", exc_info=error)
         error = e.InternalError("the server failed on this request; its log has the details")
     message = _told(error.message)
-    extra = json.dumps({"code": error.code, "message": message}, ensure_ascii=False).encode()
+    told = {"code": error.code, "message": message} | ({"retry_at": error.retry_at.isoformat()} if error.retry_at else {})
+    extra = json.dumps(told, ensure_ascii=False).encode()
     return _STATUS.get(type(error), fl.FlightServerError)(message, extra)
 
 

@@ -147,6 +147,7 @@ class Inspection:
             **self._stats.snapshot(),
             **self._hot.facts(),
             **self._desk.facts(),
+            **self._desk.guard.facts(),
             "disk_bytes": self._store.disk_bytes(),
             "datasets": len(states),
             "files": sum(len(state.files) for state in states),

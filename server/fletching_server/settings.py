@@ -36,6 +36,17 @@ class FreshnessSettings(BaseModel):
     restatement: Restatement | None = Field(None, description="Settled rows that changed: replace, keep or refuse.")
 
 
+class BudgetSettings(BaseModel):
+    """What one upstream family may be asked for, in place of what its source states."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at_once: int = Field(1, ge=1, le=64, description="Calls under way at a time.")
+    spacing_seconds: float = Field(0.0, ge=0, le=3600, description="Pause between requests, with jitter.")
+    per_hour: int | None = Field(None, ge=1, description="Requests in any hour.")
+    per_day: int | None = Field(None, ge=1, description="Requests in any 24 hours.")
+
+
 class Settings(BaseSettings):
     """The settings of an engine and its server; each is also an environment variable ``FLETCHING_<NAME>``."""
 
@@ -56,6 +67,12 @@ class Settings(BaseSettings):
     )
     datasets: dict[str, FreshnessSettings] = Field(
         {}, description="Per dataset, as `[datasets.bars_1d]`: `fresh_seconds`, `stale_seconds`, `verify_days`, `restatement`."
+    )
+    guard: dict[str, BudgetSettings] = Field(
+        {}, description="Per upstream family, as `[guard.eastmoney]`: `at_once`, `spacing_seconds`, `per_hour`, `per_day`."
+    )
+    patience_seconds: float = Field(
+        30.0, ge=0, description="How long a call waits for room in a budget before it is refused with the time to ask again."
     )
     source_seconds: float = Field(90.0, gt=0, description="How long one call to a source may take before it is given up.")
     source_calls: int = Field(4, ge=1, le=64, description="Calls to one source at the same time, unless it states fewer.")

@@ -32,6 +32,12 @@ class ManualClock:
             self._now += step
             self._monotonic += step.total_seconds()
 
+    def wait(self, seconds: float, until: threading.Event) -> bool:
+        """Move on by *seconds* instead of waiting, unless *until* is set."""
+        if not until.is_set():
+            self.advance(seconds=seconds)
+        return until.is_set()
+
     def set(self, now: datetime) -> None:
         """Put the wall clock to *now*, forwards or back, as a machine's clock may jump."""
         with self._lock:
