@@ -128,6 +128,10 @@ class Desk:
             held = self._listings[dataset] = _Listing(_checked(symbols, what), now)
         return held.symbols
 
+    def lists_at_a_cost(self, dataset: str) -> bool:
+        """Return whether listing the symbols costs so much that it is not done for a symbol that is named."""
+        return bool(getattr(self._sources.get(dataset), "costly_listing", False))
+
     def known_listing(self, dataset: str) -> frozenset[str] | None:
         """Return the symbols that the source listed last, however long ago, without asking it; None where it never did."""
         held = self._listings.get(dataset)
@@ -139,7 +143,7 @@ class Desk:
         if not isinstance(source, LifetimeTeller):
             return {}
         held, now = self._lives.get(dataset), self._clock.monotonic()
-        if held is None or now - held[0] > LIVES_SECONDS:
+        if held is None or now - held[0] > getattr(source, "lives_seconds", LIVES_SECONDS):
             self._lives[dataset] = (now - LIVES_SECONDS + _LIVES_REST, held[1] if held else {})  # if it fails: not at once again
             told = self.ask(source, dataset, f"{source.name}.lifetimes({dataset})", lambda: source.lifetimes(dataset))
             held = self._lives[dataset] = (now, {symbol: _life(each) for symbol, each in told.items()})

@@ -30,7 +30,7 @@ from fletching_server.almanac import Calendars
 from fletching_server.arrivals import Arrivals, Errand
 from fletching_server.clock import Clock
 from fletching_server.desk import Desk
-from fletching_server.gaps import Gaps, earliest_day, fetch_requests, present_session, sweepable, uncovered
+from fletching_server.gaps import Gaps, fetch_requests, sweepable, uncovered, whole_history
 from fletching_server.guard import Turns
 from fletching_server.progress import Progress
 from fletching_server.snapshot import DatasetState
@@ -151,7 +151,7 @@ class Fills:
                 if runs := [days for part in absent for days in uncovered(part, [f.errand.days for f in flying], calendar)]:
                     left.setdefault(symbol, []).extend(runs)
             if not dataset.range_pushdown:  # such a call brings the whole history anyway: keep what is paid for
-                whole = Days(earliest_day(dataset, calendar), present_session(dataset, calendar, now))
+                whole = whole_history(dataset, calendar, now)
                 left = {symbol: [whole] for symbol in left}
             calls = fetch_requests(dataset, left, sweepable(dataset, calendar, now))
             own = [_Flight(Errand(request, principal, background), self._fly) for request in calls]

@@ -206,6 +206,14 @@ def present_session(dataset: Dataset, calendar: Calendar, now: datetime) -> int:
     return opened if dataset.session == dataset.time else max(opened, calendar.today(now))
 
 
+def whole_history(dataset: Dataset, calendar: Calendar, now: datetime) -> Days:
+    """Return the sessions that a call brings whatever it asks for: all, or the recent ones that the source still has."""
+    present = present_session(dataset, calendar, now)
+    if dataset.recent_sessions is None:
+        return Days(earliest_day(dataset, calendar), present)
+    return Days(max(earliest_day(dataset, calendar), calendar.back(present, dataset.recent_sessions)), present)
+
+
 def sweepable(dataset: Dataset, calendar: Calendar, now: datetime) -> int | None:
     """Return the session whose bars a sweep over all symbols would bring now; None where it would bring none, or others'."""
     if not dataset.sweep_symbols or calendar.opens_next(now) - now.timestamp() < _QUIET.total_seconds():

@@ -232,6 +232,8 @@ class Reads:
         needed = named is None or any(name not in state.coverage for name in named)
         if not needed or request.on_miss == "cached":
             return None
+        if named is not None and self._desk.lists_at_a_cost(request.dataset):
+            return None
         must_know = named is None and request.on_miss == "fill" and self._desk.source(request.dataset) is not None
         try:
             listed = self._desk.listed(request.dataset)

@@ -104,12 +104,20 @@ class FakeInternet:
 
 
 def _request_line(connection: socket.socket) -> tuple[str, str]:
-    """Return method and target of the request, once its head is complete."""
-    head = b""
-    while b"\r\n\r\n" not in head:
-        part = connection.recv(65536)
-        if not part:
-            raise ConnectionError("the client left")
-        head += part
+    """Return method and target of the request, once all of it has come."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        found += _part(connection)
+    head, _, body = found.partition(b"\r\n\r\n")
+    announced = [line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    while announced and len(body) < int(announced[0]):  # closing with a body unread would reset the connection
+        body += _part(connection)
     method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
     return method, target
+
+
+def _part(connection: socket.socket) -> bytes:
+    part = connection.recv(65536)
+    if not part:
+        raise ConnectionError("the client left")
+    return part

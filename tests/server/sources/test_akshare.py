@@ -1,74 +1,60 @@
+"""The real AKShare, in its own children, against a stand-in for the internet: every dataset, and every failure of the table."""
+
 from __future__ import annotations
 
-import gc
-import importlib.util
-import json
+import csv
 import os
 import signal
-import subprocess
-import sys
 import threading
-from datetime import date, timedelta
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pytest
+from tests.server.sources import wire
+from tests.server.sources.wire import KLINE, PAGE, line
 
 from fletching_schemas import FetchRequest
 from fletching_schemas.errors import (
     BadSourceData,
     Error,
-    InvalidRequest,
+    SourceChanged,
+    SourceThrottled,
     SourceTimeout,
     SourceUnavailable,
-    UnknownDataset,
     UnknownSymbol,
 )
-from fletching_server.sources import Source
-from fletching_server.sources.akshare import AkshareSource, bars, failure_error
-from fletching_server.sources.akshare_worker import Worker, _receive
+from fletching_server.admission import admit_fetched
+from fletching_server.almanac import build_calendar
+from fletching_server.sources.akshare import AkshareSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from tests.server.sources.fake_internet import FakeInternet
 
-    from tests.server.sources.fake_internet import FakeInternet, Query, Reply
-
-KLINE = ("push2his.eastmoney.com", "/api/qt/stock/kline/get")
-MONDAY = date(2024, 3, 18)
-SCHEMA = AkshareSource().datasets()[0].schema
+MONDAY, FRIDAY = date(2024, 3, 18), date(2024, 3, 22)
+REAL = Path(__file__).parents[3].parent / "shared" / "data" / "ashare"
 
 
-TALKATIVE = """
-import sys, types, pandas
-from fletching_server.sources import akshare_worker
+class Meter:
+    """Grants every request and writes it down, unless it was told to refuse."""
 
-def stock_zh_a_hist(timeout, **_):
-    print("50%", flush=True)
-    return pandas.DataFrame({"timeout": timeout})
+    def __init__(self) -> None:
+        self.spent: list[tuple[str, int]] = []
+        self.refusal: Error | None = None
 
-sys.modules["akshare"] = types.SimpleNamespace(stock_zh_a_hist=stock_zh_a_hist)
-akshare_worker.main()
-"""
-
-
-def line(day: date, *, close: str = "10.45", volume: str = "812345", amount: str = "847654321.12") -> str:
-    return f"{day},10.38,{close},10.47,10.37,{volume},{amount},0.96,0.67,0.07,0.42"
+    def spend(self, family: str, requests: int = 1) -> None:
+        self.spent.append((family, requests))
+        if self.refusal:
+            raise self.refusal
 
 
-def document(*lines: str) -> bytes:
-    data = {"code": "000001", "market": 0, "name": "x", "klines": list(lines)}
-    return json.dumps({"rc": 0, "data": data}).encode()
+def asked(dataset: str, *symbols: str, start: date = MONDAY, end: date = FRIDAY) -> FetchRequest:
+    return FetchRequest(dataset, symbols, start, end)
 
 
-def week(query: Query) -> Reply:
-    first, last = (date.fromisoformat(query[name]) for name in ("beg", "end"))
-    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    return document(*(line(day) for day in days if day.weekday() < 5))
-
-
-def asked(*symbols: str, start: date = MONDAY, end: date = date(2024, 3, 22)) -> FetchRequest:
-    return FetchRequest("bars_1d", symbols or ("000001.SZ",), start, end)
+def pid_of(source: AkshareSource, family: str = "eastmoney") -> int:
+    return source._library._children[family].pid
 
 
 def is_gone(pid: int) -> bool:
@@ -79,330 +65,380 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def pid_of(source: AkshareSource) -> int:
-    assert source._worker is not None
-    return source._worker.pid
-
-
 @pytest.fixture(scope="module")
 def shared_source(shared_internet: FakeInternet) -> Iterator[AkshareSource]:
     assert shared_internet
     source = AkshareSource()
     yield source
+    pids = [child.pid for child in source._library._children.values()]
     source.close()
+    assert all(is_gone(pid) for pid in pids)
 
 
 @pytest.fixture
-def source(shared_source: AkshareSource, internet: FakeInternet) -> AkshareSource:
+def meter() -> Meter:
+    return Meter()
+
+
+@pytest.fixture
+def source(shared_source: AkshareSource, internet: FakeInternet, meter: Meter) -> AkshareSource:
     assert not internet.seen
+    shared_source.use_meter(meter)
+    shared_source._instruments = None
+    shared_source._us_markets.clear()
     return shared_source
 
 
-class TestRealLibrary:
-    def test_answer_has_the_schema_and_the_units_of_the_dataset(self, source: AkshareSource, internet: FakeInternet) -> None:
-        internet.routes[KLINE] = week
-        table = source.fetch(asked())
-        assert table.schema.equals(SCHEMA, check_metadata=True)
-        assert table["trading_date"].to_pylist() == [MONDAY + timedelta(days=number) for number in range(5)]
-        row = table.to_pylist()[0]
-        assert {name: value for name, value in row.items() if value is not None} == {
-            "symbol": "000001.SZ",
-            "trading_date": MONDAY,
-            "open": 10.38,
-            "high": 10.47,
-            "low": 10.37,
-            "close": 10.45,
-            "pre_close": 10.38,
-            "volume": 81_234_500,
-            "amount": 847654321.12,
-            "turnover_rate": pytest.approx(0.0042),
-        }
-        ((_, _, query),) = internet.seen
-        assert (query["secid"], query["beg"], query["end"]) == ("0.000001", "20240318", "20240322")
-        assert (query["klt"], query["fqt"]) == ("101", "0")
+def fetched(source: AkshareSource, dataset: str, *symbols: str, **more: Any) -> list[dict[str, Any]]:
+    """Return the rows of one fetch, admitted as the server would, without what is null."""
+    request = asked(dataset, *symbols, **more)
+    (offered,) = [each for each in source.datasets() if each.name == dataset]
+    table = source.fetch(request)
+    calendar = build_calendar(offered.calendar, date(2026, 11, 20))
+    image = admit_fetched(offered, table, request, "akshare", calendar)
+    return [{name: value for name, value in row.items() if value is not None} for row in image.table.to_pylist()]
 
-    def test_symbols_come_sorted_one_request_each(self, source: AkshareSource, internet: FakeInternet) -> None:
-        internet.routes[KLINE] = week
-        table = source.fetch(asked("600519.SH", "000001.SZ", "600519.SH"))
-        assert table["symbol"].to_pylist() == ["000001.SZ"] * 5 + ["600519.SH"] * 5
-        assert [query["secid"] for _, _, query in internet.seen] == ["0.000001", "1.600519"]
 
-    def test_only_the_asked_sessions_come_back_sorted(self, source: AkshareSource, internet: FakeInternet) -> None:
-        friday, later = date(2024, 3, 22), date(2024, 3, 25)
-        internet.routes[KLINE] = document(line(later), line(friday), line(MONDAY), line(date(2024, 3, 15)))
-        assert source.fetch(asked())["trading_date"].to_pylist() == [MONDAY, friday]
+BAR = {"open": 10.38, "high": 10.47, "low": 10.37, "close": 10.45, "amount": 847654321.12}
+DAILY = {
+    "bars_1d": ("000001.SZ", KLINE, "0.000001", 81_234_500),
+    "etf_bars_1d": ("510300.SH", KLINE, "1.510300", 81_234_500),
+    "index_bars_1d": ("000300.SH", KLINE, "1.000300", 812_345),
+    "hk_bars_1d": ("00700.HK", wire.KLINE_HK, "116.00700", 81_234_500),
+    "us_bars_1d": ("MSFT.US", wire.KLINE_US, "105.MSFT", 81_234_500),
+}
 
-    @pytest.mark.parametrize("body", [document(), b'{"rc": 100, "data": null}'], ids=["no klines", "null"])
-    def test_nothing_there_is_an_empty_table(self, source: AkshareSource, internet: FakeInternet, body: bytes) -> None:
-        internet.routes[KLINE] = body
-        table = source.fetch(asked())
-        assert table.num_rows == 0
-        assert table.schema.equals(SCHEMA, check_metadata=True)
 
-    @pytest.mark.parametrize(
-        ("reply", "kind", "words"),
-        [
-            ((429, b"slow down"), SourceUnavailable, "HTTP 429: you are throttled or banned; wait"),
-            ((403, b'{"data": null}'), SourceUnavailable, "HTTP 403: you are throttled"),
-            ((502, b"bad gateway"), SourceUnavailable, "502"),
-            (
-                b"<!doctype html><title>captcha</title>",
-                SourceUnavailable,
-                "a page where JSON is due: you are throttled",
-            ),
-            ("drop", SourceUnavailable, "dropped the connection: you are throttled.*RemoteDisconnected"),
-            (document(line(MONDAY) + ",1"), BadSourceData, r"akshare 1\.\d+\.\d+ changed shape.*Length mismatch"),
-            (b"{}", BadSourceData, "changed shape.*KeyError"),
-            (document(line(MONDAY, volume="812345.5")), BadSourceData, r"成交量 in row 0 is 812345\.5"),
-            (document(line(MONDAY, volume="many")), BadSourceData, r"成交量 in row 0 \(2024-03-18\) is missing"),
-            (document(line(MONDAY, close="inf")), BadSourceData, "收盘 in row 0 is inf: not a finite number"),
-            (document(line(MONDAY).replace("2024-", "x")), BadSourceData, "日期 in row 0 is None: not a date"),
-            (document(line(MONDAY, volume="81234500")), BadSourceData, "declared lots, looks like shares"),
-        ],
+@pytest.mark.parametrize("dataset", DAILY)
+def test_daily_bars_of_every_market_are_canonical(
+    source: AkshareSource, internet: FakeInternet, meter: Meter, dataset: str
+) -> None:
+    symbol, route, secid, volume = DAILY[dataset]
+    written = "81234500" if dataset.startswith(("hk", "us")) else "812345"
+    days = wire.weekdays(MONDAY, FRIDAY)
+    internet.routes[route] = wire.klines(_kline(dataset, line(day, volume=written)) for day in days)
+    rows = fetched(source, dataset, symbol)
+    assert [row["trading_date"] for row in rows] == days
+    derived = {} if dataset.startswith("index") else {"pre_close": 10.38, "turnover_rate": pytest.approx(0.0042)}
+    assert rows[0] == {"symbol": symbol, "trading_date": MONDAY, **BAR, "volume": volume, **derived}
+    ((_, _, query),) = internet.seen
+    assert query["secid"] == secid
+    assert meter.spent == [("eastmoney", 1)]
+
+
+def _kline(dataset: str, text: str) -> str:
+    return ",".join(text.split(",")[:8]) if dataset.startswith("index") else text
+
+
+def test_the_range_travels_where_the_function_takes_one(source: AkshareSource, internet: FakeInternet) -> None:
+    internet.routes[KLINE] = wire.week
+    assert len(fetched(source, "bars_1d", "600519.SH", "920002.BJ")) == 10
+    assert [(query["secid"], query["beg"], query["end"]) for _, _, query in internet.seen] == [
+        ("1.600519", "20240318", "20240322"),
+        ("0.920002", "20240318", "20240322"),
+    ]
+
+
+def test_where_it_takes_none_the_whole_history_is_kept(source: AkshareSource, internet: FakeInternet) -> None:
+    days = wire.weekdays(date(2024, 1, 2), date(2024, 1, 5))
+    internet.routes[wire.KLINE_HK] = wire.klines(line(day, volume="81234500") for day in days)
+    assert [row["trading_date"] for row in fetched(source, "hk_bars_1d", "00700.HK")] == days
+
+
+def test_the_market_of_a_us_symbol_is_found_once(source: AkshareSource, internet: FakeInternet) -> None:
+    def reply(query: dict[str, str]) -> bytes:
+        known = query["secid"] == "106.BRK_B"
+        return wire.klines([line(MONDAY, volume="81234500")]) if known else wire.NULL
+
+    internet.routes[wire.KLINE_US] = reply
+    for _ in range(2):
+        assert len(fetched(source, "us_bars_1d", "BRK.B.US")) == 1
+    assert [query["secid"] for _, _, query in internet.seen] == ["105.BRK_B", "106.BRK_B", "106.BRK_B"]
+    with pytest.raises(UnknownSymbol, match=r"no NOPE\.US in its US markets 105, 106, 107"):
+        fetched(source, "us_bars_1d", "NOPE.US")
+
+
+def test_minutes_are_labelled_by_their_end_in_utc(source: AkshareSource, internet: FakeInternet) -> None:
+    minutes = ["2024-03-18 09:31", "2024-03-18 11:30", "2024-03-18 13:01", "2024-03-18 15:00"]
+    bars = [line(minute) for minute in minutes]
+    internet.routes[wire.TRENDS] = wire.klines([",".join(bar.split(",")[:7]) + ",10.43" for bar in bars], "trends")
+    internet.routes[KLINE] = wire.klines(bars)
+    expected = [datetime(2024, 3, 18, hour, minute, tzinfo=UTC) for hour, minute in ((1, 31), (3, 30), (5, 1), (7, 0))]
+    for dataset, klt in (("bars_1m", None), ("bars_5m", "5"), ("bars_60m", "60")):
+        rows = fetched(source, dataset, "000001.SZ")
+        assert [row["ts"] for row in rows] == expected
+        assert rows[0] == {"symbol": "000001.SZ", "ts": expected[0], "trading_date": MONDAY, **BAR, "volume": 81_234_500}
+        assert internet.seen[-1][2].get("klt") == klt
+
+
+def test_one_sweep_is_the_close_of_a_whole_market(source: AkshareSource, internet: FakeInternet, meter: Meter) -> None:
+    symbols = [f"{number:06}.SZ" for number in range(1, 71)]
+    quotes = [wire.quote(symbol[:6]) for symbol in symbols[:60]] + [wire.quote("000070", "-", "-"), wire.quote("688981")]
+    internet.routes[wire.SPOT] = wire.spot(quotes)
+    rows = fetched(source, "bars_1d", *symbols, start=FRIDAY, end=FRIDAY)
+    assert [row["symbol"] for row in rows] == symbols[:60]
+    expected = {**BAR, "pre_close": 10.38, "volume": 81_234_500, "turnover_rate": pytest.approx(0.0042)}
+    assert rows[0] == {"symbol": "000001.SZ", "trading_date": FRIDAY, **expected}
+    assert len(internet.seen) == 1
+    assert meter.spent == [("eastmoney", 60)]
+
+
+def test_factors_come_without_running_what_upstream_sent(source: AkshareSource, internet: FakeInternet, meter: Meter) -> None:
+    path = ("finance.sina.com.cn", "/realstock/company/sz000001/hfq.js")
+    internet.routes[path] = wire.factors([("2023-08-25", "157.123"), ("1992-03-23", "1.5"), ("1900-01-01", "1.0")])
+    rows = fetched(source, "adj_factors", "000001.SZ")
+    assert [(row["ex_date"], row["mul"], row["add"]) for row in rows] == [
+        (date(1900, 1, 1), 1.0, 0.0),
+        (date(1992, 3, 23), 1.5, 0.0),
+        (date(2023, 8, 25), 157.123, 0.0),
+    ]
+    assert rows[2]["known_at"] == datetime(2023, 8, 25, tzinfo=UTC)
+    assert meter.spent == [("sina", 1)]
+    internet.routes[path] = b"var x=__import__('os').abort()\n"
+    with pytest.raises((SourceThrottled, SourceChanged)):
+        fetched(source, "adj_factors", "000001.SZ")
+    internet.routes[path] = wire.factors([("2023-08-25", "-1")])
+    with pytest.raises(BadSourceData, match=r"-1\.0 on 2023-08-25 is not a positive factor"):
+        fetched(source, "adj_factors", "000001.SZ")
+
+
+def test_instruments_are_the_exchanges_own_lists(source: AkshareSource, internet: FakeInternet, meter: Meter) -> None:
+    internet.routes |= wire.lists(wire.SHARES)
+    rows = {row["symbol"]: row for row in fetched(source, "instruments", *wire.SHARES, "600001.SH", "000003.SZ")}
+    assert sorted(rows) == sorted({*wire.SHARES, "600001.SH"})  # 000003 is listed: what is gone under it is older
+    moutai, gone = rows["600519.SH"], rows["600001.SH"]
+    assert (moutai["list_date"], moutai["mic"], moutai["board"], moutai["status"]) == (
+        date(2001, 8, 27),
+        "XSHG",
+        "main",
+        "listed",
     )
-    def test_trouble_is_raised_and_the_child_lives_on(
-        self, source: AkshareSource, internet: FakeInternet, reply: Reply, kind: type[Error], words: str
-    ) -> None:
-        internet.routes[KLINE] = reply
-        with pytest.raises(kind, match=words) as caught:
-            source.fetch(asked())
-        assert "000001.SZ" in str(caught.value)
-        pid = pid_of(source)
-        internet.routes[KLINE] = week
-        assert source.fetch(asked()).num_rows == 5
-        assert pid_of(source) == pid
-
-    def test_child_that_hangs_is_killed_and_replaced(
-        self, source: AkshareSource, internet: FakeInternet, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        internet.routes[KLINE] = week
-        source.fetch(asked())
-        hanging = pid_of(source)
-        internet.routes[KLINE] = "hang"
-        with monkeypatch.context() as patch:
-            patch.setattr(source, "_deadline_seconds", 0.5)
-            with pytest.raises(SourceTimeout, match=r"within 0\.5 s and was killed"):
-                source.fetch(asked())
-        assert is_gone(hanging)
-        internet.routes[KLINE] = week
-        assert source.fetch(asked()).num_rows == 5
-        assert pid_of(source) != hanging
-
-    def test_child_killed_from_outside_is_replaced(self, source: AkshareSource, internet: FakeInternet) -> None:
-        internet.routes[KLINE] = week
-        source.fetch(asked())
-        killed = pid_of(source)
-        os.kill(killed, signal.SIGKILL)
-        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
-        assert source.fetch(asked()).num_rows == 5
-        assert is_gone(killed)
-
-    def test_close_frees_a_fetch_under_way_and_leaves_no_child(self, internet: FakeInternet) -> None:
-        source, caught = AkshareSource(), []
-
-        def fetch() -> None:
-            with pytest.raises(SourceUnavailable) as error:
-                source.fetch(asked())
-            caught.append(str(error.value))
-
-        internet.routes[KLINE] = "hang"
-        thread = threading.Thread(target=fetch)
-        thread.start()
-        assert internet.reached.wait(timeout=60)
-        pid = pid_of(source)
-        source.close()
-        thread.join(timeout=10)
-        assert is_gone(pid)
-        assert "died before it could answer" in caught[0]
-        with pytest.raises(SourceUnavailable, match="closed"):
-            source.fetch(asked())
-        assert source._worker is None
+    assert (gone["delist_date"], gone["status"]) == (date(2009, 12, 29), "delisted")
+    assert rows["920002.BJ"]["mic"] == "BJSE"
+    assert {family for family, _ in meter.spent} == {"exchange"}
+    before = len(internet.seen)
+    assert "688981.SH" in source.symbols("bars_1d")
+    assert source.lifetimes("bars_1d")["600519.SH"].first == date(2001, 8, 27)
+    assert len(internet.seen) == before  # once a day
 
 
-class TestChild:
-    def test_dropped_source_leaves_no_child(self) -> None:
-        source, pids = AkshareSource(), []
-
-        class Quiet(Worker):
-            def hello(self) -> pa.Table:
-                pids.append(self.pid)
-                return pa.table({})
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fletching_server.sources.akshare.Worker", Quiet)
-            source._ready()
-        assert not is_gone(pids[0])
-        del source
-        gc.collect()
-        assert is_gone(pids[0])
-
-    def test_child_dies_with_its_last_words(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        program = tmp_path / "python"
-        program.write_text("#!/bin/sh\necho first >&2\necho out of memory >&2\nexit 3\n")
-        program.chmod(0o700)
-        monkeypatch.setattr(sys, "executable", str(program))
-        with pytest.raises(SourceUnavailable, match="died before it could start: out of memory"):
-            AkshareSource().fetch(asked())
-
-    def test_child_that_cannot_be_started_is_unavailable(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "executable", "/nowhere/python")
-        with pytest.raises(SourceUnavailable, match="cannot be started"):
-            AkshareSource().fetch(asked())
-
-    def test_child_knows_no_credentials(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        program = tmp_path / "python"
-        program.write_text('#!/bin/sh\necho "token=$FLETCHING_TOKEN proxy=$https_proxy tqdm=$TQDM_DISABLE" >&2\n')
-        program.chmod(0o700)
-        monkeypatch.setattr(sys, "executable", str(program))
-        monkeypatch.setenv("FLETCHING_TOKEN", "hunter2")
-        monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
-        with pytest.raises(SourceUnavailable, match=r"token= proxy=http://127\.0\.0\.1:1 tqdm=1"):
-            AkshareSource().fetch(asked())
-
-    def test_library_gets_a_timeout_and_its_prints_stay_out_of_the_frames(self) -> None:
-        child = subprocess.Popen(
-            [sys.executable, "-c", TALKATIVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        with child:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            assert child.stderr is not None
-            child.stdin.write(b'{"code": "000001", "start": "20240318", "end": "20240318"}\n')
-            child.stdin.flush()
-            assert _receive(child.stdout).num_columns == 0
-            assert _receive(child.stdout).to_pydict() == {"timeout": [5.0, 20.0]}
-            child.stdin.close()
-            assert b"50%" in child.stderr.read()
-
-    def test_child_ends_with_its_stdin(self) -> None:
-        command = [sys.executable, "-P", "-m", "fletching_server.sources.akshare_worker"]
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
-
-    def test_server_process_never_imports_the_library(self) -> None:
-        code = (
-            "import sys; from fletching_server.sources.akshare import AkshareSource; AkshareSource();"
-            "sys.exit(any(name in sys.modules for name in ('akshare', 'pandas', 'requests')))"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+def test_dividends_are_per_share(source: AkshareSource, internet: FakeInternet) -> None:
+    row = {"bonus": None, "transfer": 3.0, "cash": 2.85, "record": "2023-06-13", "ex": "2023-06-14", "announced": "2023-03-09"}
+    undecided = {**row, "ex": None}
+    internet.routes[wire.ACTIONS] = wire.actions([{**row, "report": "2022-12-31"}, {**undecided, "report": "2023-12-31"}])
+    dividend, transfer = fetched(source, "corporate_actions", "000001.SZ")
+    assert (dividend["kind"], dividend["ex_date"], dividend["cash_per_share"]) == ("dividend", date(2023, 6, 14), 0.285)
+    assert (transfer["kind"], transfer["transfer_ratio"]) == ("transfer", pytest.approx(0.3))
+    assert dividend["known_at"] == datetime(2023, 3, 9, tzinfo=UTC)
 
 
-class TestRequests:
-    def test_source_keeps_the_protocol(self) -> None:
-        source = AkshareSource()
-        assert isinstance(source, Source)
-        (dataset,) = source.datasets()
-        assert (dataset.name, dataset.calendar, dataset.symbols_per_call) == ("bars_1d", "XSHG", 1)
-        assert dataset.range_pushdown
-        assert dataset.first_session == date(1990, 12, 19)
-
-    @pytest.mark.parametrize(
-        "symbol",
-        ["900901.SH", "510300.SH", "000001.SH", "600519.SZ", "200002.SZ", "399001.SZ", "sh600519", "60051٩.SH", "AAPL"],
-    )
-    def test_what_the_function_would_misread_is_not_asked(self, symbol: str) -> None:
-        source = AkshareSource()
-        with pytest.raises(UnknownSymbol, match=symbol):
-            source.fetch(asked("000001.SZ", symbol))
-        assert source._worker is None
-
-    def test_other_datasets_are_unknown(self) -> None:
-        with pytest.raises(UnknownDataset, match="bars_1d"):
-            AkshareSource().fetch(FetchRequest("bars_1m", ("000001.SZ",), MONDAY, MONDAY))
-
-    def test_configuration_is_read(self) -> None:
-        assert AkshareSource.from_config({"deadline_seconds": 3})._deadline_seconds == 3.0
-        assert AkshareSource.from_config({})._deadline_seconds == 30.0
-
-    @pytest.mark.parametrize("values", [{"deadline": 3}, {"deadline_seconds": 0}, {"deadline_seconds": "soon"}])
-    def test_wrong_configuration_is_named(self, values: dict[str, Any]) -> None:
-        with pytest.raises(InvalidRequest, match="deadline"):
-            AkshareSource.from_config(values)
-
-    def test_missing_library_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-        with pytest.raises(SourceUnavailable, match=r"pip install 'fletching\[akshare\]'"):
-            AkshareSource()
+def test_news_come_through_curl(source: AkshareSource, internet: FakeInternet, meter: Meter) -> None:
+    internet.routes[wire.NEWS] = wire.news([wire.article("2"), wire.article("1", "2024-03-18 08:00:00"), wire.article("2")])
+    rows = fetched(source, "news", "000001.SZ")
+    assert [row["title"] for row in rows] == ["x 1", "x 2"]
+    assert rows[0]["published_at"] == datetime(2024, 3, 18, 0, 0, tzinfo=UTC)
+    assert rows[0]["url"] == "http://finance.eastmoney.com/a/1.html"
+    assert meter.spent == [("eastmoney", 1)]
 
 
-class TestFailures:
-    @pytest.mark.parametrize(
-        ("classes", "kind", "words"),
-        [
-            (["ProxyError", "OSError", "RemoteDisconnected"], SourceUnavailable, "throttled"),
-            (["ConnectionError", "OSError", "NameResolutionError"], SourceUnavailable, "could not be reached"),
-            (["ReadTimeout", "OSError"], SourceTimeout, "push2his, asked for 000001.SZ, did not answer in time"),
-            (["ValueError"], BadSourceData, "akshare 1.2.3 changed shape"),
-        ],
-    )
-    def test_classes_in_the_chain_decide(self, classes: list[str], kind: type[Error], words: str) -> None:
-        failure = {"classes": classes, "text": "why", "host": "push2his", "status": None}
-        with pytest.raises(kind, match=words) as caught:
-            raise failure_error(failure, "000001.SZ", "1.2.3")
-        assert "why" in str(caught.value)
+HEADINGS = ("常用指标", "每股指标", "盈利能力", "成长能力", "收益质量", "财务风险", "营运能力")
 
 
-def frame(**columns: list[Any]) -> pa.Table:
-    """Return two sound rows in the library's shape, with *columns* put in place."""
-    sound: dict[str, list[Any]] = {
-        "日期": [MONDAY, date(2024, 3, 19)],
-        "股票代码": ["000001", "000001"],
-        "开盘": [10.0, 10.1],
-        "收盘": [10.2, 10.3],
-        "最高": [10.4, 10.4],
-        "最低": [9.9, 10.0],
-        "成交量": [100, 200],
-        "成交额": [101_000.0, 202_000.0],
-        "振幅": [1.0, 1.0],
-        "涨跌幅": [1.0, 1.0],
-        "涨跌额": [0.1, 0.1],
-        "换手率": [0.5, 0.6],
-    }
-    return pa.table(sound | columns)
+def test_financials_are_long(source: AkshareSource, internet: FakeInternet, meter: Meter) -> None:
+    items = [
+        (title, value)
+        for heading in HEADINGS
+        for title, value in ((heading, None), (f"{heading}-a", 1.5), (f"{heading}-b", None))
+    ]
+    internet.routes[wire.FINANCIALS] = wire.financials({"20240331": items, "20231231": items})
+    rows = fetched(source, "financials", "600519.SH")
+    assert {row["report_period"] for row in rows} == {date(2024, 3, 31), date(2023, 12, 31)}
+    assert {(row["item"], row["value"], row["statement"]) for row in rows} >= {("盈利能力-a", 1.5, "盈利能力")}
+    assert meter.spent == [("sina", 1)]
 
 
-def cast(table: pa.Table) -> pa.Table:
-    return bars(table, SCHEMA, "000001.SZ", MONDAY, date(2024, 3, 19))
+# Failures
+
+TROUBLE: dict[str, tuple[Any, type[Error], str]] = {
+    "429": ((429, b"slow down"), SourceThrottled, "HTTP 429: you are throttled or banned; wait"),
+    "403": ((403, b'{"data": null}'), SourceThrottled, "HTTP 403: you are throttled"),
+    "502": ((502, b"bad gateway"), SourceUnavailable, "502"),
+    "html": (PAGE, SourceThrottled, "a page where data is due: you are throttled"),
+    "drop": ("drop", SourceThrottled, "dropped the connection: you are throttled.*RemoteDisconnected"),
+    "extra column": (wire.klines([line(MONDAY) + ",1"]), SourceChanged, r"akshare 1\.\d+\.\d+ changed shape.*Length mismatch"),
+    "no data key": (b"{}", SourceChanged, "changed shape.*KeyError"),
+}
+MARKETS = {
+    "bars_1d": ("000001.SZ", KLINE),
+    "etf_bars_1d": ("510300.SH", KLINE),
+    "hk_bars_1d": ("00700.HK", wire.KLINE_HK),
+    "us_bars_1d": ("MSFT.US", wire.KLINE_US),
+    "index_bars_1d": ("000300.SH", KLINE),
+    "bars_1m": ("000001.SZ", wire.TRENDS),
+    "bars_5m": ("000001.SZ", KLINE),
+}
 
 
-class TestCasting:
-    def test_types_that_vary_between_answers_come_out_alike(self) -> None:
-        whole = cast(frame(成交额=[101_000, 202_000]))
-        assert cast(frame()).equals(whole)
-        assert cast(frame(成交量=[100.0, 200.0])).equals(whole)
-        assert whole["volume"].to_pylist() == [10_000, 20_000]
+@pytest.mark.parametrize("dataset", MARKETS)
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_trouble_is_raised_and_the_child_lives_on(
+    source: AkshareSource, internet: FakeInternet, dataset: str, trouble: str
+) -> None:
+    reply, kind, words = TROUBLE[trouble]
+    symbol, route = MARKETS[dataset]
+    if trouble == "extra column" and dataset == "bars_1m":
+        reply = wire.klines([line(MONDAY)], "trends")
+    internet.routes[route] = reply
+    with pytest.raises(kind, match=words) as caught:
+        source.fetch(asked(dataset, symbol))
+    assert symbol in str(caught.value)
+    pid = pid_of(source)
+    internet.routes[KLINE] = wire.week
+    assert source.fetch(asked("bars_1d", "000001.SZ")).num_rows == 5
+    assert pid_of(source) == pid
 
-    def test_day_without_trade_keeps_its_nulls(self) -> None:
-        quiet = {name: [None, 10.1] for name in ("开盘", "收盘", "最高", "最低")}
-        table = cast(frame(**quiet, 成交量=[0, 200], 成交额=[0.0, 202_000.0]))
-        assert table["close"].to_pylist() == [None, 10.1]
-        assert table["pre_close"].to_pylist() == [None, 10.0]
-        assert table["volume"].to_pylist() == [0, 20_000]
 
-    @pytest.mark.parametrize(
-        ("columns", "words"),
-        [
-            ({"成交量": [100, 1.5]}, r"成交量 in row 1 is 1\.5"),
-            ({"成交量": [100, 2**62]}, r"成交量 in row 1 is 4611686018427387904: .*overflow"),
-            ({"收盘": ["10.2", "ten"]}, "收盘 in row 1 is 'ten'"),
-            ({"成交额": [[1.0], [2.0]]}, r"成交额 in row 0 is \[1\.0\]"),
-            ({"最低": [9.9, None]}, "最低 in row 1"),
-            ({"成交额": [101_000.0, None]}, "成交额 in row 1"),
-            ({"日期": [MONDAY, MONDAY]}, "日期 in row 1 is 2024-03-18 once more"),
-            ({"成交额": [1_010.0, 2_020.0]}, "declared lots, looks like shares: .* 0% of 2 rows"),
-            ({"成交额": [10_100.0, 20_200.0]}, "looks like neither lots nor shares"),
-            ({"新": [1, 2]}, "changed shape: columns .*新"),
-        ],
-    )
-    def test_what_does_not_fit_is_named(self, columns: dict[str, list[Any]], words: str) -> None:
-        with pytest.raises(BadSourceData, match=words):
-            cast(frame(**columns))
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (wire.klines([line(MONDAY, volume="812345.5")]), r"成交量 in row 0 is 812345\.5"),
+        (wire.klines([line(MONDAY, volume="many")]), "成交量 in row 0 is missing"),
+        (wire.klines([line(MONDAY, close="inf")]), "收盘 in row 0 is inf: not a finite number"),
+        (wire.klines([line(MONDAY).replace("2024-", "x")]), "日期 in row 0 is None: not a date"),
+        (wire.klines([line(MONDAY, volume="81234500")]), "declared lots, looks like shares"),
+    ],
+)
+def test_values_that_do_not_fit_are_named(source: AkshareSource, internet: FakeInternet, reply: bytes, words: str) -> None:
+    internet.routes[KLINE] = reply
+    with pytest.raises(BadSourceData, match=words):
+        source.fetch(asked("bars_1d", "000001.SZ"))
 
-    def test_missing_column_is_named(self) -> None:
-        with pytest.raises(BadSourceData, match="换手率"):
-            cast(frame().drop_columns(["换手率"]))
 
-    def test_one_odd_day_in_a_hundred_passes(self) -> None:
-        days = [MONDAY + timedelta(days=number) for number in range(100)]
-        columns = {name: values * 50 for name, values in frame().to_pydict().items()}
-        odd = pa.table(columns | {"日期": days, "成交额": [1.0, *columns["成交额"][1:]]})
-        assert bars(odd, SCHEMA, "000001.SZ", days[0], days[-1]).num_rows == 100
+def test_hong_kong_in_lots_would_be_noticed(source: AkshareSource, internet: FakeInternet) -> None:
+    internet.routes[wire.KLINE_HK] = wire.klines([line(MONDAY)])
+    with pytest.raises(BadSourceData, match="declared shares, looks like lots"):
+        source.fetch(asked("hk_bars_1d", "00700.HK"))
+
+
+@pytest.mark.parametrize("body", [wire.klines([]), wire.NULL], ids=["no klines", "null"])
+@pytest.mark.parametrize("dataset", ["bars_1d", "bars_5m"])
+def test_the_exchanges_tell_an_unknown_symbol_from_an_empty_range(
+    source: AkshareSource, internet: FakeInternet, body: bytes, dataset: str
+) -> None:
+    internet.routes |= {KLINE: body, **wire.lists(wire.SHARES)}
+    assert source.fetch(asked(dataset, "000001.SZ")).num_rows == 0
+    with pytest.raises(UnknownSymbol, match=r"neither Shanghai, Shenzhen nor Beijing lists 000099\.SZ; did you mean"):
+        source.fetch(asked(dataset, "000099.SZ"))
+
+
+def test_without_the_lists_an_empty_answer_says_nothing(source: AkshareSource, internet: FakeInternet) -> None:
+    internet.routes[KLINE] = wire.NULL
+    with pytest.raises(SourceUnavailable, match="whether it exists cannot be told without the exchanges' lists"):
+        source.fetch(asked("bars_1d", "000001.SZ"))
+
+
+def test_hong_kong_null_is_an_unknown_symbol(source: AkshareSource, internet: FakeInternet) -> None:
+    internet.routes[wire.KLINE_HK] = wire.NULL
+    with pytest.raises(UnknownSymbol, match="99999"):
+        source.fetch(asked("hk_bars_1d", "99999.HK"))
+
+
+def test_a_refused_sweep_does_not_go_on_knocking(source: AkshareSource, internet: FakeInternet) -> None:
+    symbols = [f"{number:06}.SZ" for number in range(1, 71)]
+    internet.routes[wire.SPOT] = (429, b"slow down")
+    with pytest.raises(SourceThrottled, match="429"):
+        source.fetch(asked("bars_1d", *symbols, start=FRIDAY, end=FRIDAY))
+    assert len(internet.seen) == 1  # the library itself would try three times
+
+
+def test_a_spent_budget_stops_the_request_before_it_leaves(source: AkshareSource, internet: FakeInternet, meter: Meter) -> None:
+    internet.routes[KLINE] = wire.week
+    meter.refusal = SourceThrottled("the budget of eastmoney is spent", datetime(2024, 3, 18, 12, tzinfo=UTC))
+    with pytest.raises(SourceThrottled, match="budget of eastmoney") as caught:
+        source.fetch(asked("bars_1d", "000001.SZ"))
+    assert caught.value.retry_at == datetime(2024, 3, 18, 12, tzinfo=UTC)
+    assert internet.seen == []
+    meter.refusal = None
+    assert source.fetch(asked("bars_1d", "000001.SZ")).num_rows == 5
+
+
+def test_a_child_that_hangs_is_killed_and_replaced(
+    source: AkshareSource, internet: FakeInternet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    internet.routes[KLINE] = wire.week
+    source.fetch(asked("bars_1d", "000001.SZ"))
+    hanging = pid_of(source)
+    internet.routes[KLINE] = "hang"
+    with monkeypatch.context() as patch:
+        patch.setattr(source._library, "_seconds", 0.5)
+        with pytest.raises(SourceTimeout, match="in time and was killed"):
+            source.fetch(asked("bars_1d", "000001.SZ"))
+    assert is_gone(hanging)
+    internet.routes[KLINE] = wire.week
+    assert source.fetch(asked("bars_1d", "000001.SZ")).num_rows == 5
+    assert pid_of(source) != hanging
+
+
+def test_a_child_killed_from_outside_is_replaced(source: AkshareSource, internet: FakeInternet) -> None:
+    internet.routes[KLINE] = wire.week
+    source.fetch(asked("bars_1d", "000001.SZ"))
+    killed = pid_of(source)
+    os.kill(killed, signal.SIGKILL)
+    os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
+    assert source.fetch(asked("bars_1d", "000001.SZ")).num_rows == 5
+    assert is_gone(killed)
+
+
+def test_a_worn_child_is_replaced(source: AkshareSource, internet: FakeInternet) -> None:
+    internet.routes[KLINE] = wire.week
+    source.fetch(asked("bars_1d", "000001.SZ"))
+    worn = pid_of(source)
+    source._library._children["eastmoney"].calls = 200
+    source.fetch(asked("bars_1d", "000001.SZ"))
+    assert is_gone(worn)
+
+
+def test_closing_frees_a_fetch_under_way_and_leaves_no_child(internet: FakeInternet) -> None:
+    source, caught = AkshareSource(), []
+
+    def fetch() -> None:
+        with pytest.raises(SourceUnavailable) as error:
+            source.fetch(asked("bars_1d", "000001.SZ"))
+        caught.append(str(error.value))
+
+    internet.routes[KLINE] = "hang"
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    assert internet.reached.wait(timeout=60)
+    pid = pid_of(source)
+    source.close()
+    thread.join(timeout=10)
+    assert is_gone(pid)
+    assert "died before it could answer" in caught[0]
+    with pytest.raises(SourceUnavailable, match="closed"):
+        source.fetch(asked("bars_1d", "000001.SZ"))
+
+
+# Real bars, in eastmoney's form
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real A-share bars of ../shared/data/ashare are not here")
+@pytest.mark.parametrize("symbol", ["000001.SZ", "000333.SZ"])
+def test_real_bars_arrive_as_they_were(source: AkshareSource, internet: FakeInternet, symbol: str) -> None:
+    with (REAL / f"{symbol[:6]}.csv").open() as file:
+        real = list(csv.DictReader(file))
+    for row in real:  # the file has no amounts: those that the mean of the day's prices gives
+        row["lots"] = str(round(float(row["volume"]) / 100))
+        row["amount"] = f"{float(row['lots']) * 100 * (float(row['high']) + float(row['low'])) / 2:.2f}"
+    names = ("datetime", "open", "close", "high", "low", "lots", "amount")
+    internet.routes[KLINE] = wire.klines(",".join([*(row[name] for name in names), "0.96,0.67,0.07,0.42"]) for row in real)
+    rows = fetched(source, "bars_1d", symbol, start=date(2015, 6, 1), end=date(2025, 5, 30))
+    assert [(row["trading_date"].isoformat(), row["open"], row["high"], row["low"], row["close"]) for row in rows] == [
+        (row["datetime"], *(float(row[name]) for name in ("open", "high", "low", "close"))) for row in real
+    ]
+    assert [row["volume"] for row in rows] == [int(row["lots"]) * 100 for row in real]
+
+
+def test_a_day_is_a_day(source: AkshareSource, internet: FakeInternet) -> None:
+    internet.routes[KLINE] = wire.klines([line(FRIDAY + timedelta(days=3)), line(FRIDAY), line(MONDAY), line(date(2024, 3, 15))])
+    assert [row["trading_date"] for row in fetched(source, "bars_1d", "000001.SZ")] == [MONDAY, FRIDAY]
