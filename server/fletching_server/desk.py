@@ -22,6 +22,7 @@ from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, Sourc
 from fletching_schemas.requests import MAX_SYMBOL_LENGTH
 from fletching_server.clock import Clock
 from fletching_server.sources import Source, SymbolLister
+from fletching_server.sources.protocol import Caller
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ class Desk:
         self._closed = False
         self._sources: dict[str, Source] = {}
         self.offers: dict[str, Dataset] = {}
+        self.callers: dict[str, Caller] = {}  # by the source's name
         for source in sources:
             self._add(source)
 
@@ -59,6 +61,8 @@ class Desk:
                 f"{source!r:.80} is not a source: it needs a name, datasets() and fetch(request); "
                 "see fletching_server.sources.Source"
             )
+        if isinstance(source, Caller):
+            self.callers[source.name] = source
         offered = self._call(source, f"{source.name}.datasets()", source.datasets)
         if isinstance(offered, str) or not isinstance(offered, Iterable):
             raise BadSourceData(f"source {source.name} offers {offered!r:.80}; datasets() returns a list of datasets")
@@ -103,6 +107,11 @@ class Desk:
         """Return what the source has for *request*; every trouble becomes one of our errors."""
         source = self._sources[request.dataset]
         return self._call(source, f"source {source.name} asked for {request}", lambda: source.fetch(request))
+
+    def ask(self, source: Source, what: str, call: Callable[[], T], *, family: str | None = None) -> T:
+        """Return what *call* gives, by the rules of a fetch; *family* is the upstream that it draws on, where it has limits."""
+        del family
+        return self._call(source, what, call)
 
     def _call(self, source: Source, what: str, call: Callable[[], T]) -> T:
         if self._abandoned.get(source.name, 0) >= MOST_ABANDONED:
@@ -170,7 +179,7 @@ class Desk:
 
     def close(self) -> None:
         """Close the sources that can be closed; ``release`` comes before."""
-        for source in {id(source): source for source in self._sources.values()}.values():
+        for source in {id(source): source for source in (*self._sources.values(), *self.callers.values())}.values():
             close = getattr(source, "close", None)
             if callable(close):
                 close()

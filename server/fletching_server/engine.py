@@ -13,8 +13,10 @@ import pyarrow as pa
 import structlog
 
 from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
+from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
 from fletching_server.calendars import Calendars
+from fletching_server.calls import Calls
 from fletching_server.changes import Define, Delete, Forget
 from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
@@ -77,6 +79,8 @@ class Engine:
         self._define(desk)
         fills = Fills(store, hot, desk, calendars, clock, stats, settings.source_calls)
         opened.callback(fills.close)
+        self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache))
+        opened.callback(self._calls.close)
         opened.callback(desk.release)  # before fills.close: nobody shall wait for a call that hangs
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
         self._writes = Writes(store, hot, cold, desk, calendars, stats)
@@ -142,12 +146,13 @@ class Engine:
             Action.DATASETS: _bare(self._inspection.datasets),
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
             Action.EXPLAIN: lambda body: self._inspection.explain(_request(body, _READ)),
-            Action.STATS: _bare(self._inspection.stats),
+            Action.STATS: _bare(lambda: self._inspection.stats() | self._calls.facts()),
             Action.HEALTH: _bare(self._inspection.health),
             Action.EVICT: self._evict,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
             Action.DELETE: lambda body: self._delete(_named(body)),
             Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},
+            Action.CALL: lambda body: self._calls.call(CallRequest.from_body(body)),
             Action.VERIFY: _bare(lambda: {"problems": self.verify()}),
         }
         self._check_open()
@@ -157,7 +162,7 @@ class Engine:
 
     def verify(self) -> list[str]:
         """Return what is wrong with the store and with the books in memory; an empty list is the good answer."""
-        return [*problems_of(self.store, self.cold, self.calendars), *self.hot.check()]
+        return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
 
     def _evict(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if not body:
