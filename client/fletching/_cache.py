@@ -170,9 +170,9 @@ class Cache:
             profile=profile,
             on_miss=on_miss,
         )
-        table = self._transport.act(Action.CALL, request.body())
-        answer = decode(table) if output == "python" else to_output(table, output)  # type: ignore[arg-type]  # a table action
-        return (answer, CallInfo.from_metadata(table.schema.metadata)) if info else answer  # type: ignore[union-attr]  # the same
+        table: Any = self._transport.act(Action.CALL, request.body())
+        answer = decode(table) if output == "python" else to_output(table, output)
+        return (answer, CallInfo.from_metadata(table.schema.metadata)) if info else answer
 
     def functions(self, source: str | None = None) -> pl.DataFrame:
         """Return the functions that ``call`` can be asked for, where the source lists them."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 import structlog
 
 from fletching_schemas import Dataset, FetchRequest
-from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, SourceTimeout, SourceUnavailable, error_from_code
+from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, SourceTimeout, SourceUnavailable, copy_of
 from fletching_schemas.requests import MAX_SYMBOL_LENGTH
 from fletching_server.clock import Clock
 from fletching_server.sources import Source, SymbolLister
@@ -187,7 +187,7 @@ class Desk:
 
 def _translated(error: BaseException, what: str) -> Error:
     if isinstance(error, Error):
-        return error_from_code(error.code, error.message)  # a class of the source's own may take other arguments
+        return copy_of(error)  # a class of the source's own may take other arguments
     return SourceUnavailable(
         f"{what}: {type(error).__name__}: {str(error)[:300]}; nothing was stored, ask again later or with on_miss='cached'"
     )
