@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pytest
 
 from fletching_schemas import Dataset, FetchRequest, ReadInfo, ReadRequest, WriteRequest, WriteResult, canonical
+from fletching_schemas.tagged import from_tagged
 from fletching_server import Engine, open_engine
 from fletching_server.sources import Source
+from fletching_server.sources.akshare_frames import encode
 from fletching_server.testing import ManualClock
 
 NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)  # a Friday, 20:00 in Shanghai: today's session has settled
@@ -121,6 +124,73 @@ class ListingSource(TableSource):
         """Return the symbols that have a row."""
         assert dataset == self.dataset.name
         return sorted({symbol for symbol, _ in self.rows})
+
+
+class LibrarySource:
+    """A source whose functions can be called: plain Python ones, in this process, whatever they return encoded as a table.
+
+    It records its calls, and can be told to fail or to hang.
+    """
+
+    concurrent_calls = 32
+
+    def __init__(self, *functions: Callable[..., Any], name: str = "akshare", release: str = "1.0") -> None:
+        self.name, self.release = name, release
+        self.library = {function.__name__: function for function in functions}
+        self.fresh_seconds = 300.0
+        self.called: list[tuple[str, dict[str, Any]]] = []
+        self.error: Exception | None = None
+        self._open = threading.Event()
+        self._open.set()
+        self._entered = threading.Condition()
+
+    def datasets(self) -> list[Dataset]:
+        """Return none: it has functions only."""
+        return []
+
+    def fetch(self, request: FetchRequest) -> pa.Table:
+        """Fail: no dataset can be asked for."""
+        raise AssertionError(f"nobody offers {request}")
+
+    def version(self) -> str:
+        """Return the version that the test gave it."""
+        return self.release
+
+    def freshness(self, function: str) -> float:
+        """Return the same for all functions."""
+        assert function in self.library
+        return self.fresh_seconds
+
+    def functions(self) -> list[str]:
+        """Return the names."""
+        return list(self.library)
+
+    def parameters(self, function: str) -> list[str]:
+        """Return the names of a function's parameters."""
+        return list(inspect.signature(self.library[function]).parameters)
+
+    def call(self, function: str, arguments: Mapping[str, Any]) -> pa.Table:
+        """Return what the function returns."""
+        with self._entered:
+            self.called.append((function, dict(arguments)))
+            self._entered.notify_all()
+        assert self._open.wait(WAIT_SECONDS), "a blocked library was never released"
+        if self.error is not None:
+            raise self.error
+        return encode(self.library[function](**from_tagged(dict(arguments))))
+
+    def block(self) -> None:
+        """Make calls hang until ``unblock``."""
+        self._open.clear()
+
+    def unblock(self) -> None:
+        """Let all calls that hang go on."""
+        self._open.set()
+
+    def wait_for_calls(self, count: int) -> None:
+        """Return once *count* calls have begun."""
+        with self._entered:
+            assert self._entered.wait_for(lambda: len(self.called) >= count, WAIT_SECONDS), f"{len(self.called)} calls came"
 
 
 class Opener:

@@ -35,6 +35,7 @@ from fletching_schemas.errors import (
     StoreVersion,
     UnknownColumn,
     UnknownDataset,
+    UnknownFunction,
     UnknownSymbol,
 )
 
@@ -67,6 +68,7 @@ __all__ = [
     "SymbolStatus",
     "UnknownColumn",
     "UnknownDataset",
+    "UnknownFunction",
     "UnknownSymbol",
     "WriteResult",
     "connect",

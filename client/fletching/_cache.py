@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import polars as pl
 import pyarrow as pa
 
+from fletching._akshare_frames import decode
 from fletching._frames import Output, check_output, to_output, to_table
 from fletching._transport import Closed
 from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
-from fletching_schemas.errors import NotBuilt
+from fletching_schemas.calls import CallInfo, CallRequest
+from fletching_schemas.errors import InvalidRequest, NotBuilt
 
 if TYPE_CHECKING:
     from fletching._transport import Answer, Transport
@@ -134,6 +136,47 @@ class Cache:
         """Raise ``NotBuilt``: warming comes with a later version; a ``read`` brings rows into memory."""
         del args, kwargs
         raise NotBuilt("warm is not built yet; a read brings rows into memory")
+
+    def call(
+        self,
+        function: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        args: Sequence[Any] = (),
+        source: str | None = None,
+        max_age: float | None = None,
+        profile: str | None = None,
+        on_miss: str = "fill",
+        output: Literal["python", "polars", "arrow"] = "python",
+        info: bool = False,
+    ) -> Any:
+        """Return what a *function* of the source's library returns, such as ``call("stock_news_em", {"symbol": "000001"})``.
+
+        It is fetched once for everybody and kept, for as long as answers of that function are good, or *max_age* seconds, or
+        those of *profile*. *arguments* by name, *args* by position: text, numbers, booleans, None, dates, times, lists and
+        dicts. *source*: None for the only one that has functions. *on_miss* as in ``read``. *output*: ``python`` is exactly
+        what the library returned, mostly a pandas frame; ``arrow`` the table as which it travelled, ``polars`` a frame of it.
+        With *info* the result is ``(answer, CallInfo)``, which tells its age. While the source cannot be asked an old answer
+        comes, unless *max_age* was given.
+        """
+        if output not in {"python", "polars", "arrow"}:
+            raise InvalidRequest(f"output={output!r}; it is one of python, polars, arrow")
+        request = CallRequest.asking(
+            function,
+            args,
+            arguments or {},
+            source=source,
+            max_age=max_age,
+            profile=profile,
+            on_miss=on_miss,
+        )
+        table: Any = self._transport.act(Action.CALL, request.body())
+        answer = decode(table) if output == "python" else to_output(table, output)
+        return (answer, CallInfo.from_metadata(table.schema.metadata)) if info else answer
+
+    def functions(self, source: str | None = None) -> pl.DataFrame:
+        """Return the functions that ``call`` can be asked for, where the source lists them."""
+        return self._frame(Action.CALL, source=source)
 
     # Writing
 

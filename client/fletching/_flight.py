@@ -141,7 +141,7 @@ class FlightTransport:
                 return error_from_code(
                     str(told["code"]), str(told["message"]), datetime.fromisoformat(retry_at) if retry_at else None
                 )
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 pass  # somebody else's server
         text = (str(error).splitlines() or [type(error).__name__])[0][:500]
         if isinstance(error, fl.FlightTimedOutError):

@@ -7,6 +7,7 @@
       UnknownDataset      (KeyError)             no source offers it and no table has that name
       UnknownColumn       (KeyError)             names the columns that exist
       UnknownSymbol       (KeyError)             names the nearest symbols that exist
+      UnknownFunction     (AttributeError)       names the nearest functions that the source's library has
       NotCached           (LookupError)          on_miss="error", and some cells are not held
       SourceError                                upstream could not deliver
         SourceUnavailable                        it failed, or none is configured; a retry may help
@@ -59,6 +60,7 @@ __all__ = [
     "StoreVersion",
     "UnknownColumn",
     "UnknownDataset",
+    "UnknownFunction",
     "UnknownSymbol",
     "copy_of",
     "error_from_code",
@@ -118,6 +120,12 @@ class UnknownSymbol(Error, KeyError):
     """Neither the source nor the store knows the symbol."""
 
     code = "unknown_symbol"
+
+
+class UnknownFunction(Error, AttributeError):
+    """The library behind the source has no such function."""
+
+    code = "unknown_function"
 
 
 class NotCached(Error, LookupError):

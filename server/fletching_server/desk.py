@@ -66,6 +66,7 @@ class Desk:
         self._closed = False
         self._sources: dict[str, Source] = {}
         self.offers: dict[str, Dataset] = {}
+        self.callers: dict[str, Caller] = {}  # by the source's name
         for source in sources:
             self._add(source)
 
@@ -75,6 +76,8 @@ class Desk:
                 f"{source!r:.80} is not a source: it needs a name, datasets() and fetch(request); "
                 "see fletching_server.sources.Source"
             )
+        if isinstance(source, Caller):
+            self.callers[source.name] = source
         offered = self._call(source, f"{source.name}.datasets()", source.datasets)
         if isinstance(offered, str) or not isinstance(offered, Iterable):
             raise BadSourceData(f"source {source.name} offers {offered!r:.80}; datasets() returns a list of datasets")
@@ -170,6 +173,10 @@ class Desk:
         """Return what *call* returns for the dataset or function *name*, under the guard and with a deadline."""
         return self.guard.call(source, name, lambda: self._call(source, what, call), cost=cost, background=background)
 
+    def look(self, source: Source, what: str, call: Callable[[], T]) -> T:
+        """Return what *call* returns, with a deadline: for what a source tells about itself, without asking its upstream."""
+        return self._call(source, what, call)
+
     def _call(self, source: Source, what: str, call: Callable[[], T]) -> T:
         if self._abandoned.get(source.name, 0) >= MOST_ABANDONED:
             raise SourceUnavailable(
@@ -229,16 +236,6 @@ class Desk:
         """Return how many calls each source left hanging."""
         return {f"hanging_calls_{name}": count for name, count in self._abandoned.items()}
 
-    def caller(self, name: str | None) -> Source:
-        """Return the source called *name*, or the only one, whose library can be called; ``InvalidRequest`` names them."""
-        callers = {source.name: source for source in self._sources.values() if isinstance(source, Caller)}
-        if name is None and len(callers) == 1:
-            return next(iter(callers.values()))
-        if name not in callers:
-            there = ", ".join(sorted(callers)) or "none; start with --source akshare"
-            raise InvalidRequest(f"there is no source {name or 'to choose'} whose functions can be called; there are: {there}")
-        return callers[name]
-
     def release(self) -> None:
         """Call no source any more, and release all who wait for one."""
         self.guard.release()
@@ -251,7 +248,7 @@ class Desk:
 
     def close(self) -> None:
         """Close the sources that can be closed; ``release`` comes before."""
-        for source in {id(source): source for source in self._sources.values()}.values():
+        for source in {id(source): source for source in (*self._sources.values(), *self.callers.values())}.values():
             close = getattr(source, "close", None)
             if callable(close):
                 close()

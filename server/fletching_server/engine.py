@@ -13,9 +13,11 @@ import pyarrow as pa
 import structlog
 
 from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
+from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
 from fletching_server.almanac import Calendars, Rules
 from fletching_server.arrivals import Arrivals
+from fletching_server.calls import Calls
 from fletching_server.changes import Define, Delete, Forget
 from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
@@ -88,6 +90,8 @@ class Engine:
         arrivals = Arrivals(store, hot, gathering, desk, calendars, clock, stats, self.quarantine)
         fills = Fills(store, arrivals, desk, calendars, clock, stats, settings.source_calls)
         opened.callback(fills.close)
+        self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache))
+        opened.callback(self._calls.close)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
@@ -158,12 +162,13 @@ class Engine:
             Action.DATASETS: _bare(self._inspection.datasets),
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
             Action.EXPLAIN: lambda body: self._inspection.explain(_request(body, _READ)),
-            Action.STATS: _bare(self._inspection.stats),
+            Action.STATS: _bare(lambda: self._inspection.stats() | self._calls.facts()),
             Action.HEALTH: _bare(self._inspection.health),
             Action.EVICT: self._evict,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
             Action.DELETE: lambda body: self._delete(_named(body)),
             Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},
+            Action.CALL: lambda body: self._calls.call(CallRequest.from_body(body)),
             Action.VERIFY: _bare(lambda: {"problems": self.verify()}),
             Action.PROVENANCE: lambda body: self._records.provenance(_request(body, _RANGE)),
             Action.RESTATEMENTS: lambda body: self._records.restatements(_request(body, _RANGE)),
@@ -178,7 +183,7 @@ class Engine:
 
     def verify(self) -> list[str]:
         """Return what is wrong with the store and with the books in memory; an empty list is the good answer."""
-        return [*problems_of(self.store, self.cold, self.calendars), *self.hot.check()]
+        return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
 
     def _progress(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if set(body) != {"id"} or not isinstance(body["id"], str):

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     )
     source_seconds: float = Field(90.0, gt=0, description="How long one call to a source may take before it is given up.")
     source_calls: int = Field(4, ge=1, le=64, description="Calls to one source at the same time, unless it states fewer.")
+    call_cache: ByteSize = Field(
+        ByteSize(1 << 30), description="What the answers of functions may take on disk; those used longest ago leave first."
+    )
     compact_segments: int = Field(16, ge=1, description="So many files in a dataset's journal are folded without waiting.")
     compact_idle_seconds: float = Field(5.0, gt=0, description="After so long without a commit the journal is folded.")
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")

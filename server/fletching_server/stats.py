@@ -27,6 +27,8 @@ COUNTERS: Final[dict[str, str]] = {
     "filled_rows": "Rows that sources delivered.",
     "fetch_seconds": "Time spent in sources.",
     "store_seconds": "Time spent checking, writing and committing what they delivered.",
+    "calls": "Calls of functions through the call cache.",
+    "call_hits": "Calls of functions that a kept answer served.",
     "writes": "Writes into user tables.",
     "written_rows": "Rows of those writes.",
     "folded_segments": "Segments folded into partitions.",

@@ -111,7 +111,10 @@ class Metered(Protocol):
 
 @runtime_checkable
 class Caller(Protocol):
-    """A source whose library's functions can be called by name, for the call cache."""
+    """A source whose library's functions can be called by name, for the call cache.
+
+    Arguments are JSON values, a date being ``{"$date": "2024-03-20"}``: ``fletching_schemas.tagged.from_tagged`` reads them.
+    """
 
     def version(self) -> str:
         """Return the version of the library; answers of another version are not served."""
@@ -123,4 +126,17 @@ class Caller(Protocol):
 
     def freshness(self, function: str) -> float:
         """Return for how many seconds an answer of *function* is served without asking again."""
+        ...
+
+
+@runtime_checkable
+class FunctionLister(Protocol):
+    """A ``Caller`` that knows its functions: unknown ones are refused, and arguments may be given by position."""
+
+    def functions(self) -> Sequence[str]:
+        """Return the names of the functions that can be called, in any order."""
+        ...
+
+    def parameters(self, function: str) -> Sequence[str] | None:
+        """Return the names of the parameters of *function* in order; None where they cannot be told."""
         ...

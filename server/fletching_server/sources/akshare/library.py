@@ -74,9 +74,9 @@ class Library:
         request = {"function": function, "arguments": dict(arguments)}
         return self._asked(family, request, f"{function}({asked})", sweep=sweep)
 
-    def encoded(self, family: str, function: str, args: list[Any], arguments: Mapping[str, Any]) -> pa.Table:
+    def encoded(self, family: str, function: str, arguments: Mapping[str, Any]) -> pa.Table:
         """Return what *function* returns in the form from which a client rebuilds it exactly."""
-        request = {"function": function, "args": args, "arguments": dict(arguments), "encoded": True}
+        request = {"function": function, "arguments": dict(arguments), "encoded": True}
         return self._asked(family, request, function, sweep=True, prepaid=False)
 
     def _asked(self, family: str, request: dict[str, Any], asked: str, *, sweep: bool, prepaid: bool = True) -> pa.Table:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -18,7 +16,15 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fletching_schemas import Dataset, FetchRequest
-from fletching_schemas.errors import InvalidRequest, SourceError, SourceUnavailable, UnknownDataset, UnknownSymbol
+from fletching_schemas.errors import (
+    InvalidRequest,
+    SourceError,
+    SourceUnavailable,
+    UnknownDataset,
+    UnknownFunction,
+    UnknownSymbol,
+)
+from fletching_server.sources import akshare_functions
 from fletching_server.sources.akshare import bars, tables
 from fletching_server.sources.akshare.failures import NothingThere
 from fletching_server.sources.akshare.library import BUDGETS, Library, family_of
@@ -288,27 +294,20 @@ class AkshareSource:
     @cached_property
     def _functions(self) -> dict[str, dict[str, Any]]:
         """The library's own register of its functions, read without importing it."""
-        spec = importlib.util.find_spec("akshare")
-        if spec is None or spec.origin is None:
-            return {}
-        path = Path(spec.origin).parent / "data" / "interfaces.json"
-        document = json.loads(path.read_text("utf-8"))
-        return {each["name"]: each for each in document["interfaces"]}
+        return akshare_functions.registry()
 
     def functions(self) -> Sequence[str]:
         """Return the names of all functions that may be called."""
-        return sorted(self._functions)
+        return akshare_functions.functions()
 
-    def parameters(self, function: str) -> Sequence[str]:
-        """Return the names of the parameters of *function*, in order, as far as the register has them."""
-        self._check_function(function)
-        return [each["name"] for each in self._functions[function].get("params") or () if each["name"].isidentifier()]
+    def parameters(self, function: str) -> Sequence[str] | None:
+        """Return the names of the parameters of *function*, in order; None where its definition is not found."""
+        return akshare_functions.parameters(function)
 
     def call(self, function: str, arguments: Mapping[str, Any]) -> pa.Table:
-        """Return what *function* returns for ``{"args": [...], "kwargs": {...}}``, encoded: see ``akshare_frames``."""
+        """Return what *function* returns for *arguments* (see ``Caller``), encoded: see ``akshare_frames``."""
         self._check_function(function)
-        args, named = list(arguments.get("args") or ()), dict(arguments.get("kwargs") or {})
-        return self._library.encoded(self.family(function), function, args, named)
+        return self._library.encoded(self.family(function), function, arguments)
 
     def freshness(self, function: str) -> float:
         """Return for how many seconds an answer of *function* is fresh, by its name and its category in the register."""
@@ -321,7 +320,7 @@ class AkshareSource:
         if function not in self._functions:
             near = difflib.get_close_matches(str(function), self._functions, n=3, cutoff=0.5)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
-            raise InvalidRequest(f"akshare {self.version()} has no function {function!r:.60}{hint}")
+            raise UnknownFunction(f"akshare {self.version()} has no function {function!r:.60}{hint}")
 
     def close(self) -> None:
         """End the children; a fetch under way fails with ``SourceUnavailable``, and so do later ones."""

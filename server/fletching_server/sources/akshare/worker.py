@@ -23,7 +23,9 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from fletching_schemas.tagged import from_tagged
 from fletching_server.sources.akshare import channel
+from fletching_server.sources.akshare_frames import encode
 
 # Connect and read, inside the parent's deadline: a slow upstream then costs an error and not a new child.
 TIMEOUT_SECONDS: Final = (5.0, 20.0)
@@ -124,11 +126,9 @@ class Upstream:
         frame = getattr(self._library, function)(**arguments)
         return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
 
-    def encoded(self, function: str, args: list[Any], arguments: dict[str, Any]) -> pa.Table:
+    def encoded(self, function: str, arguments: dict[str, Any]) -> pa.Table:
         """Return the same in the form from which a client rebuilds exactly what the library returned."""
-        from fletching_server.sources.akshare_frames import encode  # noqa: PLC0415  # it needs pandas
-
-        return encode(getattr(self._library, function)(*args, **arguments))
+        return encode(getattr(self._library, function)(**from_tagged(arguments)))
 
     def _sina_factors(self, symbol: str) -> pa.Table:
         """Return the cumulative factors of one symbol: the library would run the answer through ``eval``."""
