@@ -15,6 +15,7 @@ import structlog
 from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
+from fletching_server.adjusted import AdjustedReads
 from fletching_server.almanac import Calendars, Rules
 from fletching_server.arrivals import Arrivals
 from fletching_server.calls import Calls
@@ -93,6 +94,7 @@ class Engine:
         self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache))
         opened.callback(self._calls.close)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
+        self._adjusted = AdjustedReads(store, self._reads, clock)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
         opened.callback(desk.release)  # before these two: nobody shall wait for a call that hangs
@@ -131,7 +133,7 @@ class Engine:
         """Return the answer to *request*; its rows move as it is read. See ``Reads.read``."""
         self._check_open()
         self.evidence.look()
-        return self._reads.read(request, plane, principal)
+        return (self._reads if request.adjust is None else self._adjusted).read(request, plane, principal)
 
     def names(self) -> list[str]:
         """Return the names of all datasets, sorted."""
@@ -161,7 +163,7 @@ class Engine:
         verbs: dict[Action, Verb] = {
             Action.DATASETS: _bare(self._inspection.datasets),
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
-            Action.EXPLAIN: lambda body: self._inspection.explain(_request(body, _READ)),
+            Action.EXPLAIN: lambda body: self._explain(_request(body, _READ)),
             Action.STATS: _bare(lambda: self._inspection.stats() | self._calls.facts()),
             Action.HEALTH: _bare(self._inspection.health),
             Action.EVICT: self._evict,
@@ -184,6 +186,10 @@ class Engine:
     def verify(self) -> list[str]:
         """Return what is wrong with the store and with the books in memory; an empty list is the good answer."""
         return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
+
+    def _explain(self, request: ReadRequest) -> dict[str, Any]:
+        adjust = {"adjust": self._adjusted.explain(request)} if request.adjust else {}
+        return {**self._inspection.explain(replace(request, adjust=None, adjust_ref=None)), **adjust}
 
     def _progress(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if set(body) != {"id"} or not isinstance(body["id"], str):

@@ -57,15 +57,22 @@ class Answer:
     """A schema, its batches, and the info that is complete when they have ended. Close it, or read it to its end.
 
     ``whole`` are all the rows, where they lie in memory as one run, without long text: nothing can fail any more and no code
-    of ours is needed to cut them, so C++ may stream them by itself, in batches of ``batch_rows``.
+    of ours is needed to cut them, so C++ may stream them by itself, in batches of ``batch_rows``. ``plan`` is what was resolved,
+    ``held`` what ends with the answer.
     """
 
     def __init__(
-        self, schema: pa.Schema, rows: pa.Table | Iterator[pa.RecordBatch], info: ReadInfo, held: ExitStack, batch_rows: int
+        self,
+        schema: pa.Schema,
+        rows: pa.Table | Iterator[pa.RecordBatch],
+        info: ReadInfo,
+        held: ExitStack,
+        batch_rows: int,
+        plan: Plan,
     ) -> None:
-        self.schema, self.info, self.batch_rows = schema, info, batch_rows
+        self.schema, self.info, self.batch_rows, self.plan = schema, info, batch_rows, plan
         self.whole = rows if isinstance(rows, pa.Table) else None
-        self._rows, self._held = rows, held
+        self._rows, self.held = rows, held
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
@@ -82,7 +89,7 @@ class Answer:
 
     def close(self) -> None:
         """End the leases. A second call does nothing; a generator that never started would not do it by itself."""
-        self._held.close()
+        self.held.close()
 
 
 @dataclass
@@ -287,8 +294,8 @@ class Reads:
         if plan.due and request.on_miss == "fill":
             self._fills.refresh(state, plan.due, plan.refresh)
         if in_memory and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
-            return Answer(plan.schema, ahead[0] if ahead else plan.schema.empty_table(), info, held.pop_all(), size)
-        return Answer(plan.schema, self._rest(cut(chain(ahead, rows), size)), info, held.pop_all(), size)
+            return Answer(plan.schema, ahead[0] if ahead else plan.schema.empty_table(), info, held.pop_all(), size, plan)
+        return Answer(plan.schema, self._rest(cut(chain(ahead, rows), size)), info, held.pop_all(), size, plan)
 
     def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""

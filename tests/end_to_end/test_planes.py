@@ -225,11 +225,12 @@ ERRORS: dict[str, tuple[Callable[[Cache], Any], type[Exception], str]] = {
         lambda cache: cache.read("bars_1d", "600001.SH", "2024-01-02", "2024-01-31", on_miss="error"),
         fletching.NotCached, "600001.SH 2024-01-02..2024-01-31",
     ),
-    "adjust": (lambda cache: cache.read("bars_1d", adjust="qfq"), fletching.NotBuilt, "adjust"),
-    "adjust_ref": (lambda cache: cache.read("bars_1d", adjust_ref="2024-01-01"), fletching.NotBuilt, "adjust_ref"),
+    "adjust": (lambda cache: cache.read("bars_1d", adjust="forward"), fletching.InvalidRequest, "one of qfq, hfq"),
+    "adjust_ref": (lambda cache: cache.read("bars_1d", adjust_ref="2024-01-01"), fletching.InvalidRequest, "only adjust='qfq'"),
+    "adjusting factors": (lambda cache: cache.read("adj_factors", adjust="qfq"), fletching.InvalidRequest, "cannot be adjusted"),
     "as_of": (lambda cache: cache.read("bars_1d", as_of="2024-01-01"), fletching.NotBuilt, "as_of"),
     "streaming as_of": (lambda cache: cache.stream("bars_1d", as_of="2024-01-01"), fletching.NotBuilt, "as_of"),
-    "explaining adjust": (lambda cache: cache.explain("bars_1d", adjust="hfq"), fletching.NotBuilt, "adjust"),
+    "explaining as_of": (lambda cache: cache.explain("bars_1d", as_of="2024-01-01"), fletching.NotBuilt, "as_of"),
     "scan": (lambda cache: cache.scan("bars_1d"), fletching.NotBuilt, "scan"),
     "sql": (lambda cache: cache.sql("select 1"), fletching.NotBuilt, "sql"),
     "warm": (lambda cache: cache.warm("bars_1d"), fletching.NotBuilt, "warm"),
@@ -297,8 +298,8 @@ def test_every_plane_raises_the_same_error(name: str, trio: dict[str, Rig]) -> N
 
 
 def test_an_argument_that_is_not_built_is_a_not_implemented_error(cache: Cache) -> None:
-    with pytest.raises(NotImplementedError, match=r"^adjust='qfq': adjust is not built yet; leave it out"):
-        cache.read("bars_1d", "000001.SZ", adjust="qfq")
+    with pytest.raises(NotImplementedError, match=r"^as_of='2024-01-01': as_of is not built yet; leave it out"):
+        cache.read("bars_1d", "000001.SZ", as_of="2024-01-01")
 
 
 def test_unknown_names_are_key_errors(cache: Cache) -> None:

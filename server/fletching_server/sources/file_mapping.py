@@ -67,6 +67,7 @@ class DatasetMapping(_Model):
     symbol: str | None = None
     reuse: PathPattern | None = None
     factors: Literal["lean"] | None = None
+    adjusted_by: str | None = None
 
     format: Literal["csv", "parquet"] | None = None
     header: bool | None = None
@@ -150,6 +151,8 @@ class DatasetMapping(_Model):
     def dataset(self, prefix: str = "") -> Dataset:
         """Return what is promised, named with *prefix*; ``InvalidRequest`` where schema, keys and time do not fit."""
         asked = {name: getattr(self, name) for name in _PASSED_ON if getattr(self, name) is not None}
+        if self.adjusted_by is not None:
+            asked["factors"] = prefix + self.adjusted_by
         if self.canonical:
             return canonical(self.canonical, calendar=self.calendar, as_name=prefix + self.name, **asked)
         fields = [self._field(name, text) for name, text in (self.columns_served or {}).items()]

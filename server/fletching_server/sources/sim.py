@@ -101,11 +101,12 @@ class SimSource:
 
     def _offer(self, config: _Config) -> dict[str, tuple[Dataset, Maker]]:
         abilities = {"symbols_per_call": config.symbols_per_call, "first_session": config.first}
-        offers = {
-            canonical(name, calendar=config.calendar, as_name=config.prefix + name, **abilities): maker
-            for name, maker in MAKERS.items()
-        }
-        return {dataset.name: (dataset, maker) for dataset, maker in offers.items()}
+        found = {}
+        for name, maker in MAKERS.items():
+            factors = None if name in {"adj_factors", "instruments"} else config.prefix + "adj_factors"
+            dataset = canonical(name, calendar=config.calendar, as_name=config.prefix + name, factors=factors, **abilities)
+            found[dataset.name] = (dataset, maker)
+        return found
 
     def datasets(self) -> list[Dataset]:
         """Return the canonical datasets on offer: daily and minute bars, trades, quotes, factors, instruments."""
