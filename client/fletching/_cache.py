@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from fletching._akshare_frames import decode
 from fletching._frames import Output, check_output, to_output, to_table
+from fletching._progress import Show, following
 from fletching._transport import Closed
 from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.calls import CallInfo, CallRequest
@@ -52,6 +53,7 @@ class Cache:
         on_miss: str = "fill",
         output: Output = "polars",
         info: bool = False,
+        progress: bool | Show = False,
     ) -> Any:
         """Return the rows of *symbols* from *start* to *end*, both inclusive, sorted by symbol and time.
 
@@ -62,26 +64,35 @@ class Cache:
         ``backtesting`` 86400) say how old rows of an unsettled session may be. *output*: ``polars``, ``arrow`` or
         ``pandas``. With *info* the result is ``(frame, ReadInfo)``.
 
+        *adjust*: ``qfq`` computes prices so that those of the session *adjust_ref* (default: the last of the range) stay as
+        they were, ``hfq`` so that those of the listing go on; volumes and amounts stay. *progress* shows a line on stderr
+        while upstream is asked, or calls you with ``{"due", "done", "failed"}``, counts of upstream calls.
+
+        Where some symbols cannot be fetched, a read with *info* returns the others whole, and ``info.failed`` says which
+        failed, why, and when to ask again; without *info* the first failure is raised. What arrived is kept either way.
+
         An empty answer has its columns. Raises ``UnknownDataset``, ``UnknownSymbol``, ``UnknownColumn``,
-        ``InvalidRequest``, ``SourceError`` and others of ``fletching.Error``; ``NotBuilt`` for *adjust* and *as_of*.
+        ``InvalidRequest``, ``SourceError`` and others of ``fletching.Error``; ``NotBuilt`` for *as_of*.
         """
         check_output(output)
-        request = _read_request(
-            dataset,
-            symbols,
-            start,
-            end,
-            columns,
-            adjust=adjust,
-            adjust_ref=adjust_ref,
-            as_of=as_of,
-            max_age=max_age,
-            profile=profile,
-            on_miss=on_miss,
-            info=info,
-        )
-        answer = self._transport.read(request)
-        frame = to_output(answer.table(), output)
+        with following(self._transport, progress) as progress_id:
+            request = _read_request(
+                dataset,
+                symbols,
+                start,
+                end,
+                columns,
+                adjust=adjust,
+                adjust_ref=adjust_ref,
+                as_of=as_of,
+                max_age=max_age,
+                profile=profile,
+                on_miss=on_miss,
+                info=info,
+                progress_id=progress_id,
+            )
+            answer = self._transport.read(request)
+            frame = to_output(answer.table(), output)
         return (frame, answer.info) if info else frame
 
     def stream(
@@ -218,6 +229,22 @@ class Cache:
     def coverage(self, dataset: str, symbols: Symbols = None, start: Moment = None, end: Moment = None) -> pl.DataFrame:
         """Return what is known about each run of sessions: *final*, *provisional*, *empty* (why) or *missing*."""
         return self._frame(Action.COVERAGE, dataset=dataset, symbols=_listed(symbols), start=start, end=end)
+
+    def provenance(self, dataset: str, symbols: Symbols = None, start: Moment = None, end: Moment = None) -> pl.DataFrame:
+        """Return a row per fill, the newest first: provider, function, arguments, version, unit check, digest; instants UTC."""
+        return self._frame(Action.PROVENANCE, dataset=dataset, symbols=_listed(symbols), start=start, end=end)
+
+    def restatements(self, dataset: str, symbols: Symbols = None, start: Moment = None, end: Moment = None) -> pl.DataFrame:
+        """Return a row per settled row that came back with other values, the newest first: what differs, before and after."""
+        return self._frame(Action.RESTATEMENTS, dataset=dataset, symbols=_listed(symbols), start=start, end=end)
+
+    def sessions(self, mic: str, start: Moment = None, end: Moment = None) -> pl.DataFrame:
+        """Return a row per session of an exchange: hours in UTC, half days, when it has settled, and whether it is known."""
+        return self._frame(Action.SESSIONS, mic=mic, start=start, end=end)
+
+    def guard(self) -> pl.DataFrame:
+        """Return a row per upstream family and budget: requests spent and left, the circuit's state, when to ask again."""
+        return self._frame(Action.GUARD)
 
     def explain(
         self,

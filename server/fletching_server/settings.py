@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     compact_idle_seconds: float = Field(5.0, gt=0, description="After so long without a commit the journal is folded.")
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
     max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
+    metrics: str | None = Field(None, description="Where to serve Prometheus metrics over HTTP, as HOST:PORT; none: not.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How it is logged, on stderr.")
 

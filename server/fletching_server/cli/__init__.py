@@ -1,7 +1,8 @@
 """The command ``fletching``.
 
 serving   serve          demo      demo
-looking   read, coverage, stats, explain, verify, doctor
+reading   read           looking   coverage, stats, verify
+doctor    doctor         records   calendar, provenance, guard
 loading   import         replaying replay
 """
 
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 
 from fletching_schemas.errors import Error
-from fletching_server.cli import demo, loading, looking, replaying, serving
+from fletching_server.cli import demo, doctor, loading, looking, reading, records, replaying, serving
 
 app = typer.Typer(
     name="fletching",
@@ -24,11 +25,14 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("serve")(serving.serve)
-app.command("read")(looking.read)
+app.command("read")(reading.read)
 app.command("coverage")(looking.coverage)
 app.command("stats")(looking.stats)
 app.command("verify")(looking.verify)
-app.command("doctor")(looking.doctor)
+app.command("doctor")(doctor.doctor)
+app.command("calendar")(records.calendar)
+app.command("provenance")(records.provenance)
+app.command("guard")(records.guard)
 app.command("import")(loading.import_files)
 app.command("replay")(replaying.replay)
 
