@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.flight as fl
@@ -44,6 +45,12 @@ def connect(url: str | None = None, *, timeout: float = 300.0) -> Cache:
     return Cache(transport)
 
 
+def _without_proxy(address: str) -> list[tuple[str, int]]:
+    """Return the option that keeps gRPC from asking the proxy of $http_proxy for this very machine, as it would."""
+    host = urlsplit(address).hostname or ""
+    return [("grpc.enable_http_proxy", 0)] if host in {"", "localhost", "::1"} or host.startswith("127.") else []
+
+
 class FlightTransport:
     """The five calls over Flight."""
 
@@ -61,7 +68,7 @@ class FlightTransport:
         with self._lock:
             if self._client is None:
                 try:
-                    self._client = fl.FlightClient(self.address)
+                    self._client = fl.FlightClient(self.address, generic_options=_without_proxy(self.address))
                 except (pa.ArrowException, ValueError) as error:
                     raise InvalidRequest(
                         f"{self.address!r} is not an address; write grpc://HOST:PORT or grpc+unix:///PATH"
