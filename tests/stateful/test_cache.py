@@ -37,6 +37,7 @@ SESSIONS = weekdays(date(2026, 11, 2), date(2026, 11, 20))  # no holiday among t
 START = datetime(2026, 11, 9, 1, 0, tzinfo=UTC)
 SHANGHAI = timedelta(hours=8)
 SETTLED_AT = timedelta(hours=8)  # 16:00 in Shanghai, in UTC
+OPENS_AT = timedelta(hours=9, minutes=30)
 FRESH = timedelta(seconds=300)
 
 Cell = tuple[str, date]
@@ -105,12 +106,16 @@ class CacheMachine(RuleBasedStateMachine):
 
     @property
     def today(self) -> date:
-        return (self.now + SHANGHAI).date()
+        """Return the last day on which there can be bars: before 09:30 that is yesterday."""
+        return (self.now + SHANGHAI - OPENS_AT).date()
 
     def allowed(self, cell: Cell) -> list[Row | None]:
         """Return the rows that a read may give for *cell* now."""
         past = self.history[cell]
-        current = [version for (_, version), (until, _) in itertools.pairwise(past) if until >= self.now - FRESH]
+        since = self.now - FRESH
+        if self.source.error is not None:  # what is held is served, however old: it was true when it was fetched
+            since = min(since, self.fetched.get(cell, since))
+        current = [version for (_, version), (until, _) in itertools.pairwise(past) if until >= since]
         return [None if version is None else bar(*cell, version) for version in (*current, past[-1][1])]
 
     def check_answer(self, table: pa.Table, names: Sequence[str], first: date, last: date) -> None:
@@ -146,12 +151,24 @@ class CacheMachine(RuleBasedStateMachine):
             for cell in ((name, day) for name in request.symbols for day in SESSIONS if request.start <= day <= request.end):
                 assert cell not in asked, f"{cell} was asked twice by one read"
                 asked.add(cell)
-                when = self.fetched.get(cell)
-                assert when is None or not settled(cell[1], when), f"{cell} was final and is asked again"
-                assert when is None or self.now - when > FRESH, f"{cell} was fresh and is asked again"
+                if (when := self.fetched.get(cell)) is not None:
+                    assert self.may_be_asked_again(cell, when), f"{cell} was known since {when} and is asked again"
         if self.source.error is None:
             self.fetched |= dict.fromkeys(asked, self.now)
         self.source.requests.clear()
+
+    def may_be_asked_again(self, cell: Cell, when: datetime) -> bool:
+        """Return whether what was learned about *cell* at *when* no longer vouches for it.
+
+        A session under way ages; one that had settled is looked at for the second time once a later one has settled; after
+        that it is final, unless nothing was ever there, which is looked at once per session.
+        """
+        if not settled(cell[1], when):
+            return self.now - when > FRESH
+        final = any(settled(day, when) for day in weekdays(cell[1] + timedelta(days=1), when.date()))
+        absent = all(version is None for _, version in self.history[cell])
+        news = any(settled(day, self.now) and not settled(day, when) for day in weekdays(cell[1], self.now.date()))
+        return news and (absent or not final)
 
     # What may happen
 
