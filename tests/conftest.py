@@ -36,7 +36,7 @@ def weekdays(first: date, last: date) -> list[date]:
 
 def bar(symbol: str, day: date, version: int = 0) -> Row:
     """Return a daily bar that only this symbol, day and version have."""
-    base = 10.0 + int(symbol[:6]) % 97 + day.toordinal() % 89 / 10 + version
+    base = 10.0 + int(symbol.partition(".")[0]) % 97 + day.toordinal() % 89 / 10 + version
     return {
         "symbol": symbol,
         "trading_date": day,
