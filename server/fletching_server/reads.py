@@ -30,7 +30,7 @@ from fletching_server.clock import Clock
 from fletching_server.cold import ColdTier
 from fletching_server.desk import Desk
 from fletching_server.fills import Fills
-from fletching_server.gaps import Gaps, World, unknown
+from fletching_server.gaps import Gaps, World, present_session, unknown
 from fletching_server.hot import HotTier
 from fletching_server.pieces import Piece, Run, Tally, pieces, slices
 from fletching_server.plan import Plan, named_symbols, resolve
@@ -197,9 +197,10 @@ class Reads:
     # Planning and filling
 
     def _plan(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
-        """Return the plan of *request*; one that nothing but a commit or another day can change is kept for the next time."""
+        """Return the plan of *request*; one that only a commit, an opening or a settlement can change is kept for next time."""
         calendar = self._calendars.get(state.dataset.calendar)
-        key = (request, state.generation, calendar.today(now), calendar.settled_through(now))
+        present = present_session(state.dataset, calendar, now)
+        key = (request, state.generation, present, calendar.settled_through(now))
         if (prepared := self._prepared.get(key)) is not None:
             return prepared
         plan = self._resolved(request, state, now)
