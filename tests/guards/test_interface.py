@@ -21,20 +21,25 @@ from fletching_server.flight import to_flight_error
 ROOT = Path(__file__).resolve().parents[2]
 ERRORS = [
     "BadSourceData", "CorruptFile", "Error", "InternalError", "InvalidRequest", "ListenFailed", "NotBuilt", "NotCached",
-    "OutOfCalendar", "Overloaded", "ServerClosing", "ServerUnreachable", "SourceError", "SourceTimeout",
-    "SourceUnavailable", "StoreError", "StoreInUse", "StoreUnwritable", "StoreVersion", "UnknownColumn",
-    "UnknownDataset", "UnknownSymbol",
+    "OutOfCalendar", "Overloaded", "ServerClosing", "ServerUnreachable", "SourceChanged", "SourceError", "SourceThrottled",
+    "SourceTimeout", "SourceUnavailable", "StoreError", "StoreInUse", "StoreUnwritable", "StoreVersion", "UnknownColumn",
+    "UnknownDataset", "UnknownFunction", "UnknownSymbol",
 ]  # fmt: skip
 EXPORTS: dict[str, list[str]] = {
-    "fletching": sorted([*ERRORS, "Cache", "Gap", "ReadInfo", "WriteResult", "connect", "open"]),
+    "fletching": sorted(
+        [*ERRORS, "Adjustment", "Cache", "Gap", "ReadInfo", "SymbolStatus", "WriteResult", "connect", "open"]
+    ),
     "fletching_schemas": [
-        "ACTION_HELP", "CANONICAL_NAMES", "SUFFIXES", "TABLE_ACTIONS", "Action", "Dataset", "FetchRequest", "Gap",
-        "Notation", "Period", "ReadInfo", "ReadRequest", "Tier", "TierUse", "WriteRequest", "WriteResult", "canonical",
+        "ACTION_HELP", "CANONICAL_NAMES", "SUFFIXES", "TABLE_ACTIONS", "Action", "Adjustment", "Dataset", "FetchRequest", "Gap",
+        "Notation", "Period", "ReadInfo", "ReadRequest", "Restatement", "SymbolStatus", "Tier", "TierUse", "WriteRequest",
+        "WriteResult", "canonical",
         "normalise_symbol", "storage_schema", "storage_type",
     ],
-    "fletching_schemas.errors": [*ERRORS, "error_from_code"],
+    "fletching_schemas.errors": [*ERRORS, "copy_of", "error_from_code"],
     "fletching_server": ["Engine", "Settings", "open_engine"],
-    "fletching_server.sources": ["Source", "SymbolLister"],
+    "fletching_server.sources": [
+        "Budget", "Caller", "FunctionLister", "Lifetime", "LifetimeTeller", "Meter", "Metered", "Source", "SymbolLister",
+    ],
     "fletching_server.testing": ["ManualClock", "SourceTests"],
 }  # fmt: skip
 
@@ -57,13 +62,13 @@ def test_exports_are_listed_in_order(name: str) -> None:
 def test_the_cache_has_exactly_these_verbs() -> None:
     verbs = {name for name in vars(fletching.Cache) if not name.startswith("_")}
     assert verbs == {
-        "close", "coverage", "datasets", "delete", "evict", "explain", "health", "invalidate", "read", "scan", "schema",
-        "sql", "stats", "stream", "warm", "write",
+        "call", "close", "coverage", "datasets", "delete", "evict", "explain", "functions", "guard", "health", "invalidate",
+        "provenance", "read", "restatements", "scan", "schema", "sessions", "sql", "stats", "stream", "warm", "write",
     }  # fmt: skip
 
 
 def test_every_error_is_one_of_the_client_too() -> None:
-    assert {name for name in errors.__all__ if name != "error_from_code"} == set(ERRORS)
+    assert {name for name in errors.__all__ if name not in {"copy_of", "error_from_code"}} == set(ERRORS)
     assert all(getattr(fletching, name) is getattr(errors, name) for name in ERRORS)
 
 
