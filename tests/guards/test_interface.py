@@ -24,6 +24,7 @@ ERRORS = [
     "OutOfCalendar", "Overloaded", "ServerClosing", "ServerUnreachable", "SourceError", "SourceTimeout",
     "SourceUnavailable", "StoreError", "StoreInUse", "StoreUnwritable", "StoreVersion", "UnknownColumn",
     "UnknownDataset", "UnknownSymbol",
+    "UnknownFunction",
 ]  # fmt: skip
 EXPORTS: dict[str, list[str]] = {
     "fletching": sorted([*ERRORS, "Cache", "Gap", "ReadInfo", "WriteResult", "connect", "open"]),
@@ -59,6 +60,7 @@ def test_the_cache_has_exactly_these_verbs() -> None:
     assert verbs == {
         "close", "coverage", "datasets", "delete", "evict", "explain", "health", "invalidate", "read", "scan", "schema",
         "sql", "stats", "stream", "warm", "write",
+        "call", "functions",
     }  # fmt: skip
 
 
