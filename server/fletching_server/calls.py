@@ -86,8 +86,13 @@ class _Flight:
 class Calls:
     """The calls of one engine, safe to use from any thread."""
 
-    def __init__(self, root: Path, desk: Desk, clock: Clock, stats: Stats, most_bytes: int) -> None:
+    def __init__(self, root: Path, desk: Desk, clock: Clock, stats: Stats, most_bytes: int, at_once: int) -> None:
         self._desk, self._clock, self._stats = desk, clock, stats
+        # So many calls to a source at a time; whoever waits for a turn waits before the deadline of the call begins.
+        self._turns = {
+            name: threading.BoundedSemaphore(min(at_once, getattr(source, "concurrent_calls", at_once)))
+            for name, source in desk.callers.items()
+        }
         self._answers = Answers(root / "calls", most_bytes)
         self._lock = threading.Lock()
         self._flights: dict[str, _Flight] = {}
@@ -178,13 +183,15 @@ class Calls:
         return known
 
     def _functions(self, source: str | None) -> pa.Table:
+        schema = pa.schema([("source", pa.string()), ("function", pa.string())])
+        if source is None and not self._desk.callers:
+            return schema.empty_table()
         name = self._source(source)
         if (caller := self._desk.callers.get(name)) is None:
             raise SourceUnavailable(self._nobody(name))
         version = self._ask(name, f"{name}.version()", caller.version)
         listed = sorted(self._listed(name))
-        schema = pa.schema([("source", pa.string()), ("function", pa.string())], {"version": str(version)})
-        return pa.table([[name] * len(listed), listed], schema=schema)
+        return pa.table([[name] * len(listed), listed], schema=schema.with_metadata({"version": str(version)}))
 
     def _nobody(self, name: str) -> str:
         there = ", ".join(sorted(self._desk.callers)) or "none"
@@ -285,7 +292,8 @@ class Calls:
         self._stats.add(upstream_calls=1)
         try:
             family = source.family(function) if isinstance(source, Metered) else None
-            table = self._ask(name, str(asked), lambda: source.call(function, asked.arguments), family)
+            with self._turns[name]:
+                table = self._ask(name, str(asked), lambda: source.call(function, asked.arguments), family)
             if not isinstance(table, pa.Table):
                 raise BadSourceData(f"{asked} returned a {type(table).__name__}; Caller.call returns an Arrow table")
         except Error:

@@ -79,7 +79,7 @@ class Engine:
         self._define(desk)
         fills = Fills(store, hot, desk, calendars, clock, stats, settings.source_calls)
         opened.callback(fills.close)
-        self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache))
+        self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
         opened.callback(desk.release)  # before fills.close: nobody shall wait for a call that hangs
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
