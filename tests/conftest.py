@@ -132,13 +132,13 @@ class LibrarySource:
     It records its calls, and can be told to fail or to hang.
     """
 
-    concurrent_calls = 32
-
     def __init__(self, *functions: Callable[..., Any], name: str = "akshare", release: str = "1.0") -> None:
         self.name, self.release = name, release
         self.library = {function.__name__: function for function in functions}
         self.fresh_seconds = 300.0
+        self.concurrent_calls = 32
         self.called: list[tuple[str, dict[str, Any]]] = []
+        self.most_at_once = self._under_way = 0
         self.error: Exception | None = None
         self._open = threading.Event()
         self._open.set()
@@ -173,11 +173,17 @@ class LibrarySource:
         """Return what the function returns."""
         with self._entered:
             self.called.append((function, dict(arguments)))
+            self._under_way += 1
+            self.most_at_once = max(self.most_at_once, self._under_way)
             self._entered.notify_all()
-        assert self._open.wait(WAIT_SECONDS), "a blocked library was never released"
-        if self.error is not None:
-            raise self.error
-        return encode(self.library[function](**from_tagged(dict(arguments))))
+        try:
+            assert self._open.wait(WAIT_SECONDS), "a blocked library was never released"
+            if self.error is not None:
+                raise self.error
+            return encode(self.library[function](**from_tagged(dict(arguments))))
+        finally:
+            with self._entered:
+                self._under_way -= 1
 
     def block(self) -> None:
         """Make calls hang until ``unblock``."""

@@ -42,7 +42,10 @@ ACTION_HELP: Final[dict[Action, str]] = {
     Action.RESTATEMENTS: "Table of settled rows that came back changed, before and after. Body: dataset, symbols, start, end.",
     Action.SESSIONS: "Table of an exchange's sessions: hours, half days, when settled, who vouches. Body: mic, start, end.",
     Action.PROGRESS: "How far a read is: upstream calls done, failed and due. Body: id, the read's progress_id.",
-    Action.CALL: "A function of a source's library, through the cache, as a table. Body: source, function, arguments, max_age.",
+    Action.CALL: (
+        "Table of what a function of a source's library returned, kept or fetched; without a function, the functions. "
+        "Body: source, function, arguments, max_age, profile, on_miss."
+    ),
     Action.GUARD: "Table of upstream budgets: what is spent, what is left, and when to ask again.",
 }
 

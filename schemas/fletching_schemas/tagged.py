@@ -47,7 +47,7 @@ def _tag(value: Any, other: Tagger | None) -> Any:
     for base in _BASES:
         if isinstance(value, base):
             return _tag(base(value), other)
-    raise TypeError(f"a {kind.__module__}.{kind.__qualname__} cannot travel: {value!r:.60}")
+    raise TypeError(f"a {kind.__module__}.{kind.__qualname__} cannot travel: {' '.join(repr(value).split())[:60]}")
 
 
 def _tag_dict(value: dict[Any, Any], other: Tagger | None) -> dict[str, Any]:

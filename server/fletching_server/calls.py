@@ -7,15 +7,14 @@ and says so, unless the caller set ``max_age``.
 
 from __future__ import annotations
 
-import difflib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import pyarrow as pa
 import structlog
@@ -25,35 +24,23 @@ from fletching_schemas.errors import (
     BadSourceData,
     Error,
     InternalError,
-    InvalidRequest,
     NotCached,
     SourceTimeout,
     SourceUnavailable,
     StoreError,
-    UnknownFunction,
     copy_of,
 )
 from fletching_server import disk
 from fletching_server.answers import Answers, Stored
 from fletching_server.clock import Clock
 from fletching_server.desk import Desk
-from fletching_server.sources.protocol import FunctionLister, Metered
+from fletching_server.library import Libraries, bound
+from fletching_server.sources.protocol import Metered
 from fletching_server.stats import Stats
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_SOURCE: Final = "akshare"
-_MOST_REMEMBERED: Final = 5_000
 _CLOCK_SLACK_SECONDS: Final = 60.0  # a clock may be set back a little; an answer from further ahead has no known age
-
-
-@dataclass(frozen=True)
-class _Library:
-    """What a source tells about a function: asked once, for it does not change while the engine lives."""
-
-    version: str | None
-    fresh_seconds: float
-    parameters: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -86,13 +73,17 @@ class _Flight:
 class Calls:
     """The calls of one engine, safe to use from any thread."""
 
-    def __init__(self, root: Path, desk: Desk, clock: Clock, stats: Stats, most_bytes: int) -> None:
+    def __init__(self, root: Path, desk: Desk, clock: Clock, stats: Stats, most_bytes: int, at_once: int) -> None:
         self._desk, self._clock, self._stats = desk, clock, stats
+        # So many calls to a source at a time; whoever waits for a turn waits before the deadline of the call begins.
+        self._turns = {
+            name: threading.BoundedSemaphore(min(at_once, getattr(source, "concurrent_calls", at_once)))
+            for name, source in desk.callers.items()
+        }
         self._answers = Answers(root / "calls", most_bytes)
         self._lock = threading.Lock()
         self._flights: dict[str, _Flight] = {}
-        self._libraries: dict[tuple[str, str], _Library] = {}
-        self._listings: dict[str, frozenset[str]] = {}
+        self._libraries = Libraries(desk)
 
     def call(self, request: CallRequest) -> pa.Table:
         """Return what the function returned, now or at most as long ago as is allowed; its metadata holds a ``CallInfo``.
@@ -101,7 +92,7 @@ class Calls:
         the source raised.
         """
         if request.function is None:
-            return self._functions(request.source)
+            return self._libraries.functions(request.source)
         asked = self._asked(request, request.function)
         self._stats.add(calls=1)
         held = self._held(asked)
@@ -121,9 +112,9 @@ class Calls:
     # What is asked
 
     def _asked(self, request: CallRequest, function: str) -> _Asked:
-        name = self._source(request.source)
-        library = self._library(name, function)
-        arguments = _bound(function, library.parameters, request)
+        name = self._libraries.source(request.source)
+        library = self._libraries.look_up(name, function)
+        arguments = bound(function, library.parameters, request)
         text = json.dumps(arguments, sort_keys=True, allow_nan=False)
         key = disk.digest(json.dumps([name, function, text]).encode())
         limit = request.tolerated_age
@@ -134,64 +125,6 @@ class Calls:
             library.fresh_seconds if limit is None else limit,
             library.version,
         )
-
-    def _source(self, name: str | None) -> str:
-        callers = self._desk.callers
-        if name is not None:
-            return name
-        if len(callers) > 1 and DEFAULT_SOURCE not in callers:
-            raise InvalidRequest(f"several sources have functions: {', '.join(sorted(callers))}; name one as source=")
-        return next(iter(callers)) if len(callers) == 1 else DEFAULT_SOURCE
-
-    def _library(self, name: str, function: str) -> _Library:
-        """Return what the source tells about *function*; without the source, kept answers are served as old ones."""
-        if (source := self._desk.callers.get(name)) is None:
-            return _Library(None, 0.0, None)
-        if (known := self._libraries.get((name, function))) is not None:
-            return known
-        self._check_function(name, function)
-
-        def look() -> _Library:
-            listed = source.parameters(function) if isinstance(source, FunctionLister) else None
-            return _Library(str(source.version()), float(source.freshness(function)), listed)
-
-        library: _Library = self._ask(name, f"{name}, asked about {function}", look)
-        if len(self._libraries) >= _MOST_REMEMBERED:  # of a source that does not list its functions, any name may come
-            self._libraries.clear()
-        self._libraries[name, function] = library
-        return library
-
-    def _check_function(self, name: str, function: str) -> None:
-        listed = self._listed(name)
-        if listed and function not in listed:
-            near = difflib.get_close_matches(function, listed, 3)
-            hint = f"the nearest: {', '.join(near)}" if near else "cache.call() without a function lists them"
-            raise UnknownFunction(f"{name} has no function {function}; {hint}")
-
-    def _listed(self, name: str) -> frozenset[str]:
-        """Return the functions that the source *name* lists; none where it does not tell."""
-        if (known := self._listings.get(name)) is None:
-            source = self._desk.callers[name]
-            lister = source if isinstance(source, FunctionLister) else None
-            told: Sequence[str] = self._ask(name, f"{name}.functions()", lister.functions) if lister else ()
-            known = self._listings[name] = frozenset(told)
-        return known
-
-    def _functions(self, source: str | None) -> pa.Table:
-        name = self._source(source)
-        if (caller := self._desk.callers.get(name)) is None:
-            raise SourceUnavailable(self._nobody(name))
-        version = self._ask(name, f"{name}.version()", caller.version)
-        listed = sorted(self._listed(name))
-        schema = pa.schema([("source", pa.string()), ("function", pa.string())], {"version": str(version)})
-        return pa.table([[name] * len(listed), listed], schema=schema)
-
-    def _nobody(self, name: str) -> str:
-        there = ", ".join(sorted(self._desk.callers)) or "none"
-        return f"no source {name!r:.40} whose functions can be called is configured (there are: {there}); add --source akshare"
-
-    def _ask(self, name: str, what: str, call: Callable[[], Any]) -> Any:
-        return self._desk.look(cast("Any", self._desk.callers[name]), what, call)
 
     # What is held
 
@@ -280,13 +213,14 @@ class Calls:
         name, function = asked.stored.source, asked.stored.function
         source = self._desk.callers.get(name)
         if source is None:
-            raise SourceUnavailable(self._nobody(name))
+            raise SourceUnavailable(self._libraries.nobody(name))
         asked_at = self._clock.now().timestamp()
         self._stats.add(upstream_calls=1)
         try:
             cost = 0 if isinstance(source, Metered) else 1  # a metered one counts its requests itself
             upstream: Any = source
-            table = self._desk.ask(upstream, function, str(asked), lambda: source.call(function, asked.arguments), cost=cost)
+            with self._turns[name]:
+                table = self._desk.ask(upstream, function, str(asked), lambda: source.call(function, asked.arguments), cost=cost)
             if not isinstance(table, pa.Table):
                 raise BadSourceData(f"{asked} returned a {type(table).__name__}; Caller.call returns an Arrow table")
         except Error:
@@ -314,20 +248,3 @@ class Calls:
     def close(self) -> None:
         """Close the database of answers; calls under way end with the desk's ``release``."""
         self._answers.close()
-
-
-def _bound(function: str, parameters: Sequence[str] | None, request: CallRequest) -> dict[str, Any]:
-    """Return all arguments by name, so that a call by position and one by name share an answer."""
-    if parameters is None:
-        if request.args:
-            raise InvalidRequest(f"{function}: the source does not tell its parameters; pass all arguments by name")
-        return dict(request.kwargs)
-    has = f"it has {', '.join(parameters)}" if parameters else "it has none"
-    if len(request.args) > len(parameters):
-        raise InvalidRequest(f"{function} was given {len(request.args)} arguments by position; {has}")
-    named = dict(zip(parameters, request.args, strict=False))
-    if twice := sorted(named.keys() & request.kwargs.keys()):
-        raise InvalidRequest(f"{function} was given {', '.join(twice)} by position and by name")
-    if unknown := sorted(request.kwargs.keys() - set(parameters)):
-        raise InvalidRequest(f"{function} has no parameter {ascii(', '.join(unknown))[:90]}; {has}")
-    return named | dict(request.kwargs)

@@ -91,7 +91,7 @@ class Engine:
         arrivals = Arrivals(store, hot, gathering, desk, calendars, clock, stats, self.quarantine)
         fills = Fills(store, arrivals, desk, calendars, clock, stats, settings.source_calls)
         opened.callback(fills.close)
-        self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache))
+        self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
         self._adjusted = AdjustedReads(store, self._reads, clock)

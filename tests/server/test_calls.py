@@ -161,6 +161,18 @@ def test_other_calls_do_not_wait(engine: Engine, library: LibrarySource) -> None
     waiting.result()
 
 
+def test_a_source_gets_as_many_calls_at_once_as_it_states(open_store: Opener, library: LibrarySource) -> None:
+    library.concurrent_calls = 2
+    engine = open_store(library, source_calls=4)
+    library.block()
+    answers = Background(lambda: in_threads(6, lambda number: call(engine, "kind", number)))
+    library.wait_for_calls(2)
+    assert len(library.called) == 2
+    library.unblock()
+    assert answers.result() == ["int"] * 6
+    assert library.most_at_once == 2
+
+
 def test_an_answer_that_came_between_looking_and_asking_is_taken(engine: Engine, library: LibrarySource) -> None:
     """A looks and finds nothing, B's call lands and leaves, A finds nothing to join."""
     calls = engine._calls
@@ -301,7 +313,10 @@ def test_without_the_source_kept_answers_are_old_answers(engine: Engine, open_st
     with pytest.raises(SourceUnavailable, match=r"no source 'akshare' .* add --source akshare"):
         call(alone, "bars_of", symbol="000002")
     with pytest.raises(SourceUnavailable, match="no source 'akshare'"):
-        alone.act(Action.CALL, {})
+        alone.act(Action.CALL, {"source": "akshare"})
+    answer = alone.act(Action.CALL, {})
+    assert isinstance(answer, pa.Table)
+    assert answer.num_rows == 0
 
 
 def test_a_call_that_hangs_is_given_up_at_its_deadline(open_store: Opener, library: LibrarySource) -> None:
