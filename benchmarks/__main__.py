@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from benchmarks import latency, plans, read_through, throughput, upstream
+from benchmarks import adjusted, latency, plans, read_through, throughput, upstream
 from benchmarks.figures import Row, environment, save
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,7 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "read_through": read_through.run,
     "upstream": upstream.run,
     "plans": plans.run,
+    "adjusted": adjusted.run,
 }
 
 

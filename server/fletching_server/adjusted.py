@@ -5,9 +5,9 @@ Nothing adjusted is ever stored: a dividend changes a factor and no price, and r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Final
 
@@ -19,19 +19,44 @@ from fletching_server.adjustment import Steps, adjusted, factor_steps, price_col
 from fletching_server.calendars import day_number, from_day_number
 from fletching_server.clock import Clock
 from fletching_server.reads import Answer, Reads
-from fletching_server.snapshot import DatasetState
 from fletching_server.store import Store
 
 _AT_ONCE_ROWS: Final = 2_000_000  # of a table that lies in memory: adjusted whole, so that C++ may stream it
-_KNOWN: Final = 20_000  # symbols whose factors are kept compiled; a few hundred bytes each
+_REFERENCES: Final = 16  # sessions for which relative factors are kept
+_REQUESTS: Final = 4096  # requests kept as they were worked out
 _BELIEVED_SECONDS: Final = 1.0  # after factors were found fresh, without looking again whether they still are
 
 
-@dataclass(frozen=True)
-class _Known:
+@dataclass
+class _Book:
+    """The compiled factors of one dataset at one generation: by symbol (None: it has none), and relative to sessions."""
+
     generation: int
-    checked: float
-    steps: Steps | None
+    steps: dict[str, Steps | None] = field(default_factory=dict)
+    checked: dict[str, float] = field(default_factory=dict)
+    relative: dict[int, dict[str, Steps]] = field(default_factory=dict)
+
+    def as_of(self, symbols: Sequence[str], reference: int) -> Mapping[str, Steps]:
+        """Return the factors of *symbols* relative to the session *reference*, kept for the next read."""
+        if len(self.relative) > _REFERENCES:
+            self.relative.clear()
+        known = self.relative.setdefault(reference, {})
+        for symbol in symbols:
+            if symbol not in known and (steps := self.steps.get(symbol)) is not None:
+                known[symbol] = steps.relative_to(reference)
+        return known
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a request asks, worked out: the raw request, the dataset of factors, the answer's schema, its prices."""
+
+    raw: ReadRequest
+    dataset: Dataset
+    factors: str
+    schema: pa.Schema
+    names: list[str]
+    prices: list[str]
 
 
 class AdjustedReads:
@@ -39,7 +64,8 @@ class AdjustedReads:
 
     def __init__(self, store: Store, reads: Reads, clock: Clock) -> None:
         self._store, self._reads, self._clock = store, reads, clock
-        self._known: dict[tuple[str, str], _Known] = {}
+        self._books: dict[str, _Book] = {}
+        self._prepared: dict[ReadRequest, _Prepared] = {}
 
     def read(self, request: ReadRequest, plane: str, principal: str = "") -> Answer:
         """Return the answer to *request*, which asks for an adjustment. See ``Reads.read`` and ``adjustment``.
@@ -48,37 +74,43 @@ class AdjustedReads:
         be used and its factors are not.
         """
         dataset = self._store.state(request.dataset).dataset
-        factors = self._factor_dataset(dataset)
-        schema = dataset.project(request.columns)
-        columns = None if request.columns is None else _with(request.columns, (dataset.symbol, dataset.session))
-        raw = self._reads.read(replace(request, columns=columns, adjust=None, adjust_ref=None), plane, principal)
+        prepared = self._prepared.get(request)
+        if prepared is None or prepared.dataset is not dataset:
+            prepared = self._prepare(request, dataset)
+        raw = self._reads.read(prepared.raw, plane, principal)
         with ExitStack() as undo:
             undo.callback(raw.close)
-            answer = self._adjusted(request, dataset, factors, schema, raw, principal)
+            answer = self._adjusted(request, prepared, raw, principal)
             undo.pop_all()
         return answer
 
-    def _adjusted(
-        self, request: ReadRequest, dataset: Dataset, factors: str, schema: pa.Schema, raw: Answer, principal: str
-    ) -> Answer:
-        plan = raw.plan
+    def _prepare(self, request: ReadRequest, dataset: Dataset) -> _Prepared:
+        factors, schema = self._factor_dataset(dataset), dataset.project(request.columns)
+        columns = None if request.columns is None else _with(request.columns, (dataset.symbol, dataset.session))
+        raw = replace(request, columns=columns, adjust=None, adjust_ref=None)
+        prices = [name for name in price_columns(dataset.schema) if name in schema.names]
+        if len(self._prepared) >= _REQUESTS:
+            self._prepared.clear()
+        prepared = self._prepared[request] = _Prepared(raw, dataset, factors, schema, schema.names, prices)
+        return prepared
+
+    def _adjusted(self, request: ReadRequest, prepared: _Prepared, raw: Answer, principal: str) -> Answer:
+        plan, method = raw.plan, str(request.adjust)
         reference = self._reference(request, plan.wanted.last)
-        known = self._steps(request, factors, plan.symbols, max(plan.wanted.last, reference), raw, principal)
-        method = str(request.adjust)
+        book = self._book(request, prepared.factors, plan.symbols, max(plan.wanted.last, reference), raw, principal)
         if request.info:
             told = from_day_number(reference) if method == "qfq" else None
-            raw.info.adjustment = Adjustment(method, told, factors, version_of(plan.symbols, known))
-        steps = {s: step.relative_to(reference) for s, step in known.items()} if method == "qfq" else known
-        prices = [name for name in price_columns(raw.schema) if name in schema.names]
-        names = schema.names
+            raw.info.adjustment = Adjustment(method, told, prepared.factors, version_of(plan.symbols, book.steps))
+        steps = book.as_of(plan.symbols, reference) if method == "qfq" else book.steps
 
         def change(table: pa.Table) -> pa.Table:
-            table = adjusted(dataset, table, prices, steps) if prices else table
-            return table if table.schema.names == names else table.select(names)
+            table = adjusted(prepared.dataset, table, prepared.prices, steps) if prepared.prices else table
+            return table if len(prepared.names) == table.num_columns else table.select(prepared.names)
 
+        rows: pa.Table | Iterator[pa.RecordBatch] = _changed(raw, change)
         if raw.whole is not None and raw.whole.num_rows <= _AT_ONCE_ROWS:
-            return Answer(schema, change(raw.whole), raw.info, raw.held, raw.batch_rows, plan)
-        return Answer(schema, _changed(raw, change), raw.info, raw.held, raw.batch_rows, plan)
+            rows = change(raw.whole)
+        return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, plan)
 
     def _reference(self, request: ReadRequest, last: int) -> int:
         """Return the session whose prices stay: the one that was named, or the last of the range."""
@@ -94,49 +126,62 @@ class AdjustedReads:
 
     # Factors
 
-    def _steps(
+    def _book(
         self, request: ReadRequest, factors: str, symbols: Sequence[str], through: int, raw: Answer, principal: str
-    ) -> dict[str, Steps]:
-        """Return the factors of *symbols*, compiled; those without any are left out."""
-        state, now = self._store.state(factors), self._clock.monotonic()
-        missing = [symbol for symbol in symbols if not self._fresh(factors, symbol, state, now)]
-        if missing:
-            self._look(request, factors, missing, through, raw, principal)
-        found = ((symbol, self._known[factors, symbol].steps) for symbol in symbols)
-        return {symbol: steps for symbol, steps in found if steps is not None}
+    ) -> _Book:
+        """Return a book that has the factors of *symbols*, as fresh as the request wants them."""
+        book, generation = self._books.get(factors), self._store.state(factors).generation
+        if book is None or book.generation != generation:
+            book = self._books[factors] = _Book(generation)
+        oldest = self._clock.monotonic() - _BELIEVED_SECONDS
+        checked = book.checked
+        missing = [symbol for symbol in symbols if checked.get(symbol, oldest) <= oldest]
+        return self._looked(request, factors, missing, through, raw, principal) if missing else book
 
-    def _fresh(self, factors: str, symbol: str, state: DatasetState, now: float) -> bool:
-        known = self._known.get((factors, symbol))
-        return known is not None and known.generation == state.generation and now - known.checked < _BELIEVED_SECONDS
-
-    def _look(
+    def _looked(
         self, request: ReadRequest, factors: str, symbols: Sequence[str], through: int, raw: Answer, principal: str
-    ) -> None:
-        """Read the factors of *symbols*, fetching them where the request allows it, and keep them compiled."""
-        asked = ReadRequest(
-            factors,
-            tuple(symbols),
-            None,
-            from_day_number(min(through, self._today())),
-            max_age=request.max_age,
-            profile=request.profile,
-            on_miss=request.on_miss,
+    ) -> _Book:
+        """Return the book after looking whether the factors of *symbols* are fresh, and reading those that were not known."""
+        until = from_day_number(min(through, self._today()))
+        more = {"max_age": request.max_age, "profile": request.profile, "on_miss": request.on_miss}
+        asked = ReadRequest(factors, tuple(symbols), None, until, **more)  # type: ignore[arg-type]  # as they came
+        now, book = self._clock.monotonic(), self._books[factors]
+        plan, _ = self._reads.explain(asked)
+        if plan.gaps or any(symbol not in book.steps for symbol in symbols):
+            table = self._fetched(asked, raw, principal)
+            self._check_held(request, factors, symbols)
+            state = self._store.state(factors)
+            if state.generation != book.generation:
+                book = self._books[factors] = _Book(state.generation)
+            found = factor_steps(state.dataset, table)
+            book.steps |= {symbol: found.get(symbol) for symbol in symbols}
+            book.relative.clear()
+        book.checked |= dict.fromkeys(symbols, now)
+        return (
+            book
+            if not self._lost(book, raw.plan.symbols)
+            else self._looked(request, factors, raw.plan.symbols, through, raw, principal)
         )
+
+    @staticmethod
+    def _lost(book: _Book, symbols: Sequence[str]) -> bool:
+        """Return whether a new generation took the factors of other symbols of the read with it."""
+        return any(symbol not in book.steps for symbol in symbols)
+
+    def _fetched(self, asked: ReadRequest, raw: Answer, principal: str) -> pa.Table:
         answer = self._reads.read(asked, raw.info.plane, principal)
-        table, now = answer.table(), self._clock.monotonic()
-        state = self._store.state(factors)
-        if request.on_miss == "cached" and (unheard := [s for s in symbols if s not in state.symbols]):
+        table = answer.table()
+        raw.info.upstream_calls += answer.info.upstream_calls
+        raw.info.joined_calls += answer.info.joined_calls
+        return table
+
+    def _check_held(self, request: ReadRequest, factors: str, symbols: Sequence[str]) -> None:
+        known = self._store.state(factors).symbols
+        if request.on_miss == "cached" and (unheard := sorted(set(symbols) - set(known))):
             raise NotCached(
                 f"{factors} of {', '.join(unheard[:5])} is not held, so {request.dataset} cannot be adjusted; "
                 "read with on_miss='fill' to fetch it, or without adjust"
             )
-        raw.info.upstream_calls += answer.info.upstream_calls
-        raw.info.joined_calls += answer.info.joined_calls
-        if len(self._known) + len(symbols) > _KNOWN:
-            self._known.clear()
-        found = factor_steps(state.dataset, table)
-        for symbol in symbols:
-            self._known[factors, symbol] = _Known(state.generation, now, found.get(symbol))
 
     def _today(self) -> int:
         return day_number(self._clock.now().date())

@@ -48,10 +48,25 @@ class Steps:
         place = int(self.days.searchsorted(reference, "right")) - 1
         return Steps(self.days, self.mul / self.mul[place], (self.add - self.add[place]) / self.mul[place])
 
-    @property
+    @cached_property
+    def last_day(self) -> int:
+        """The day from which on the last factors hold."""
+        return int(self.days[-1])
+
+    @cached_property
+    def last_mul(self) -> float:
+        """The last factor."""
+        return float(self.mul[-1])
+
+    @cached_property
+    def shifts(self) -> bool:
+        """Whether they add anything."""
+        return bool(self.add.any())
+
+    @cached_property
     def neutral(self) -> bool:
         """Whether they change nothing."""
-        return bool((self.mul == 1).all() and not self.add.any())
+        return bool((self.mul == 1).all()) and not self.shifts
 
 
 def steps_of(symbol: str, days: Sequence[int], mul: Sequence[float], add: Sequence[float]) -> Steps:
@@ -78,7 +93,7 @@ def factor_steps(dataset: Dataset, table: pa.Table) -> dict[str, Steps]:
     return found
 
 
-def version_of(symbols: Sequence[str], steps: Mapping[str, Steps]) -> str:
+def version_of(symbols: Sequence[str], steps: Mapping[str, Steps | None]) -> str:
     """Return a digest of the factors of *symbols*: equal factors give equal versions, in every process."""
     hasher = xxhash.xxh3_128()
     for symbol in symbols:
@@ -93,29 +108,42 @@ def price_columns(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(item.name for item in schema if pa.types.is_float64(item.type) and (item.metadata or {}).get(b"unit") == _UNIT)
 
 
-def adjusted(dataset: Dataset, table: pa.Table, prices: Sequence[str], steps: Mapping[str, Steps]) -> pa.Table:
+def adjusted(dataset: Dataset, table: pa.Table, prices: Sequence[str], steps: Mapping[str, Steps | None]) -> pa.Table:
     """Return *table*, sorted by symbol and session, with *prices* adjusted by *steps*; what needs no change is shared."""
+    factors = _per_row(dataset, table, steps)
+    if factors is None:
+        return table
+    mul, add = factors
+    columns = list(table.columns)
+    for name in prices:
+        place = table.schema.get_field_index(name)
+        values = _joined(columns[place])
+        if values.null_count < len(values):
+            values = pc.multiply(values, mul)
+            columns[place] = values if add is None else pc.add(values, add)
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def _per_row(dataset: Dataset, table: pa.Table, steps: Mapping[str, Steps | None]) -> tuple[pa.Array, pa.Array | None] | None:
+    """Return what each row is multiplied by and what is added to it; None where nothing changes."""
     sessions = _days(table.column(dataset.session))
-    mul, add = np.ones(len(sessions)), np.zeros(len(sessions))
-    changed = shifted = False
+    mul = add = None
     for symbol, start, stop in _runs(table.column(dataset.symbol)):
         known = steps.get(symbol)
         if known is None or known.neutral:
             continue
+        if mul is None:
+            mul = np.ones(len(sessions))
+        if known.last_day <= sessions[start] and not known.shifts:  # nothing happened in this range
+            if known.last_mul != 1.0:
+                mul[start:stop] = known.last_mul
+            continue
         places = known.days.searchsorted(sessions[start:stop], "right") - 1
         mul[start:stop] = known.mul[places]
-        changed = True
-        if known.add.any():
-            add[start:stop], shifted = known.add[places], True
-    if not changed:
-        return table
-    factors, shifts = pa.array(mul), pa.array(add)
-    for name in prices:
-        place = table.schema.get_field_index(name)
-        values = pc.multiply(_joined(table.column(place)), factors)
-        values = pc.add(values, shifts) if shifted else values
-        table = table.set_column(place, table.schema.field(place), values)
-    return table
+        if known.shifts:
+            add = np.zeros(len(sessions)) if add is None else add
+            add[start:stop] = known.add[places]
+    return None if mul is None else (pa.array(mul), None if add is None else pa.array(add))
 
 
 def _joined(column: pa.ChunkedArray) -> pa.Array:
