@@ -112,7 +112,8 @@ class Ledger:
 
     def differing(self, one: Horizon, other: Horizon) -> list[str]:
         """Return the symbols of which some fact vouches by one horizon and not by the other."""
-        if not len(self.fetched) or self._oldest >= max(one[:2] + other[:2] + (one.verify, other.verify)):
+        oldest, latest = max(*one[:2], *other[:2], one.verify, other.verify), min(one.latest, other.latest)
+        if not len(self.fetched) or (self._oldest >= oldest and self._latest <= latest):
             return []
         owners = self.owners[self.usable(one) != self.usable(other)]
         return [self.symbols[owner] for owner in np.unique(owners)]

@@ -159,7 +159,8 @@ def missing(spans: Spans, wanted: Days, horizon: Horizon) -> list[Days]:
         only = spans[0]
         if only.first <= wanted.first and only.last >= wanted.last <= horizon.settled and only.usable(horizon):
             return []
-    return subtract(wanted, [span.trusted(horizon) for span in spans if span.usable(horizon)])
+    trusted = (span.trusted(horizon) for span in spans if span.usable(horizon))
+    return subtract(wanted, [span for span in trusted if span.first <= span.last])
 
 
 def overlapping(spans: Spans, wanted: Days) -> list[Span]:
