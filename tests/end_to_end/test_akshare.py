@@ -173,3 +173,47 @@ def test_any_function_is_a_drop_in(rig: Rig) -> None:
     with pytest.warns(ak.StaleAnswer, match="s old"):
         old = ak.stock_zh_a_hist("000001", "daily", "20260302", "20260313", "qfq")
     pd.testing.assert_frame_equal(old, frame)
+
+
+HEADINGS = ("常用指标", "每股指标", "盈利能力", "成长能力", "收益质量", "财务风险", "营运能力")
+ITEMS = [
+    (title, value) for heading in HEADINGS for title, value in ((heading, None), (f"{heading}-a", 1.5), (f"{heading}-b", 2.5))
+]
+ACTION = {"cash": 2.85, "record": "2023-06-13", "ex": "2023-06-14", "announced": "2023-03-09", "report": "2022-12-31"}
+WEEK, MONTH = wire.weekdays(date(2026, 11, 16), date(2026, 11, 20)), wire.weekdays(date(2026, 11, 2), date(2026, 11, 19))
+SHARES_BARS = wire.klines(wire.line(day, volume="81234500") for day in MONTH)
+INDEX_BARS = wire.klines(",".join(wire.line(day).split(",")[:8]) for day in WEEK)
+TRENDS = wire.klines([",".join(wire.line(f"2026-11-20 {at}").split(",")[:7]) + ",10.43" for at in ("09:31", "15:00")], "trends")
+ARTICLES = wire.news([wire.article("1", "2026-11-20 09:30:00"), wire.article("2", "2026-11-19 09:30:00")])
+# What upstream answers, what is read, and how many rows there must be; of the last group of figures the library drops one.
+READS: dict[str, tuple[dict[Any, Any], dict[str, Any], int]] = {
+    "etf_bars_1d": ({wire.KLINE: wire.week}, {"symbols": "510300", "start": "2026-11-16"}, 5),
+    "index_bars_1d": ({wire.KLINE: INDEX_BARS}, {"symbols": "000300", "start": "2026-11-16"}, 5),
+    "hk_bars_1d": ({wire.KLINE_HK: SHARES_BARS}, {"symbols": "700.HK"}, 14),
+    "us_bars_1d": ({wire.KLINE_US: SHARES_BARS}, {"symbols": "AAPL"}, 14),
+    "bars_1m": ({wire.TRENDS: TRENDS}, {"symbols": "000001", "start": "2026-11-16"}, 2),
+    "bars_30m": (
+        {wire.KLINE: wire.klines([wire.line("2026-11-20 10:00")])},
+        {"symbols": "000001", "start": "2026-11-20"},
+        1,
+    ),
+    "adj_factors": ({FACTORS: wire.factors([("2026-03-16", "3.0"), ("1900-01-01", "1.0")])}, {"symbols": "000001"}, 2),
+    "corporate_actions": ({wire.ACTIONS: wire.actions([ACTION])}, {"symbols": "000001"}, 1),
+    "financials": ({wire.FINANCIALS: wire.financials({"20260930": ITEMS})}, {"symbols": "600519"}, 13),
+    "news": ({wire.NEWS: ARTICLES}, {"symbols": "600519"}, 2),
+    "instruments": (wire.lists(wire.SHARES), {}, len(wire.SHARES) + 1),
+}
+
+
+@pytest.mark.parametrize("dataset", READS)
+def test_every_dataset_is_served_once_and_kept(rig: Rig, dataset: str) -> None:
+    routes, asked, rows = READS[dataset]
+    rig.internet.routes |= routes
+    frame, info = rig.cache.read(dataset, info=True, **asked)
+    assert (frame.height, info.failed) == (rows, {})
+    before = rig.asked
+    assert rig.cache.read(dataset, **asked).equals(frame)
+    rig.again()
+    again, info = rig.cache.read(dataset, info=True, on_miss="cached", **asked)
+    assert again.equals(frame)
+    assert rig.asked == before
