@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import structlog
 
@@ -31,8 +32,8 @@ from fletching_server.hot import HotTier
 from fletching_server.image import Image, build_image
 from fletching_server.quarantine import Quarantine
 from fletching_server.restatement import Comparison, compare, kept
-from fletching_server.snapshot import DatasetState
-from fletching_server.spans import FINAL, UNCONFIRMED, Days, overlapping
+from fletching_server.snapshot import DatasetState, Fact
+from fletching_server.spans import FINAL, UNCONFIRMED, Days, Span, overlapping
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
 
@@ -120,6 +121,8 @@ class Arrivals:
             _confirmed(errand, state, seen, calendar.settled_through(at)),
         )
         facts = facts_of_fill(dataset, image, request, circumstances, segment.id if segment else None)
+        if _is_sweep(dataset, request):
+            facts += self._carried(errand, dataset, calendar, image, at)
         self._store.commit(
             Fill(
                 dataset.name,
@@ -180,6 +183,28 @@ class Arrivals:
             return build_image(dataset, kept(dataset, before, image.table, settled)), seen
         return image, seen
 
+    def _carried(self, errand: Errand, dataset: Dataset, calendar: Calendar, image: Image, at: datetime) -> tuple[Fact, ...]:
+        """Return what a sweep confirms of the session before: each bar carries the close that it follows.
+
+        Where that differs from what is held there was a split, a dividend or a correction: such a cell waits for its own look.
+        """
+        session = calendar.back(errand.days.first, 2)
+        if "pre_close" not in dataset.schema.names or not calendar.knows(np.array([session])).all():
+            return ()
+        with self._store.pinned(dataset.name) as state:
+            waiting = [symbol for symbol in image.symbols if _waits(state, symbol, session)]
+            try:
+                held = self._gathering.rows(state, waiting, Days(session, session))
+            except DamagedFile:
+                return ()
+        names = [dataset.symbol, "close"]
+        before = dict(zip(*(held[name].to_pylist() for name in names), strict=True))
+        told = dict(zip(*(image.table[name].to_pylist() for name in (dataset.symbol, "pre_close")), strict=True))
+        span = Span(session, session, FINAL, "", at.timestamp())
+        return tuple(
+            Fact(symbol, span, None) for symbol in waiting if before.get(symbol) is not None and before[symbol] == told[symbol]
+        )
+
     def _existing(self, request: FetchRequest) -> Collection[str]:
         """Return the symbols that the source lists, where it has told already."""
         return self._desk.known_listing(request.dataset) or frozenset()
@@ -189,6 +214,16 @@ class Arrivals:
             return self._desk.lives(request.dataset)
         except SourceError:  # reasons become less precise, nothing else
             return {}
+
+
+def _is_sweep(dataset: Dataset, request: FetchRequest) -> bool:
+    return len(request.symbols) > dataset.symbols_per_call and request.start == request.end
+
+
+def _waits(state: DatasetState, symbol: str, session: int) -> bool:
+    """Return whether rows of *session* are held that have been seen once."""
+    spans = overlapping(state.coverage.get(symbol, ()), Days(session, session))
+    return any(span.state == UNCONFIRMED and not span.reason for span in spans)
 
 
 def _settled(errand: Errand, state: DatasetState) -> dict[str, list[Days]]:

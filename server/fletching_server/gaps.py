@@ -80,10 +80,11 @@ class Cells:
     due: Gaps = field(default_factory=dict)
 
 
-def horizons(request: ReadRequest, dataset: Dataset, world: World) -> tuple[Horizon, Horizon]:
+def horizons(request: ReadRequest, dataset: Dataset, world: World, symbols: int) -> tuple[Horizon, Horizon]:
     """Return how old facts may be: for the answer, and before they are refreshed in the background.
 
-    What the request says itself (``max_age``, ``profile``) is a demand: nothing older is served meanwhile.
+    What the request says itself (``max_age``, ``profile``) is a demand: nothing older is served meanwhile. Where a market is
+    swept, second looks at settled sessions wait for the background: a call per symbol would undo the sweep.
     """
     now, tolerated = world.now.timestamp(), request.tolerated_age
     fresh = now - (dataset.fresh_seconds if tolerated is None else tolerated)
@@ -92,7 +93,9 @@ def horizons(request: ReadRequest, dataset: Dataset, world: World) -> tuple[Hori
         confirm = max(confirm, now - request.max_age)
     stale = dataset.stale_seconds if tolerated is None else 0.0
     settled = world.calendar.settled_through(world.now)
-    answer = Horizon(fresh - stale, confirm - stale, now + _CLOCK_SLACK, settled=settled)
+    swept = 0 < dataset.sweep_symbols <= symbols and request.max_age is None
+    sure = float("-inf") if swept else confirm - stale
+    answer = Horizon(fresh - stale, sure, now + _CLOCK_SLACK, settled=settled)
     return answer, Horizon(fresh, confirm, answer.latest, now - dataset.verify_days * 86400, settled)
 
 
@@ -110,7 +113,7 @@ def cells(request: ReadRequest, state: DatasetState, world: World, symbols: Sequ
         return Cells()
     if not world.fillable:
         return Cells(_absent(request, state, world, symbols, wanted))
-    answer, refresh = horizons(request, state.dataset, world)
+    answer, refresh = horizons(request, state.dataset, world, len(symbols))
     if len(symbols) >= MANY:
         return _cells_of_many(state, world, symbols, wanted, barred, answer, refresh)
     gaps, due = {}, {}

@@ -71,7 +71,7 @@ def resolve(request: ReadRequest, state: DatasetState, world: World) -> Plan:
     wanted = Days(window.first_day, window.last_day)
     found = Cells() if state.is_table else cells(request, state, world, symbols, wanted, barred)
     files = _files(state, symbols, window, everything=request.symbols is None)
-    told = (found.gaps, found.due, barred, *horizons(request, state.dataset, world))
+    told = (found.gaps, found.due, barred, *horizons(request, state.dataset, world, len(symbols)))
     return Plan(state.dataset, schema, symbols, window, files, *told, world.calendar, future)
 
 

@@ -297,6 +297,28 @@ def test_many_symbols_that_miss_the_latest_session_are_one_sweep(open_store: Ope
     assert [len(r.symbols) for r in source.requests] == [1] * 5
 
 
+def test_a_market_that_is_swept_every_day_costs_one_call_a_day(open_store: Opener, clock: ManualClock) -> None:
+    source = source_of(sweep_symbols=4)
+    for (symbol, day), row in source.rows.items():
+        before = source.rows.get((symbol, HISTORY[HISTORY.index(day) - 1]))
+        row["pre_close"] = before["close"] if before else None  # type: ignore[call-overload]
+    split = source.rows[SYMBOLS[1], date(2026, 11, 24)]
+    split["pre_close"] = 1.0  # type: ignore[call-overload]
+    engine = open_store(source)
+    for day in weekdays(date(2026, 11, 23), date(2026, 11, 26)):
+        clock.set(at(20, 0, day))
+        source.requests.clear()
+        table = read(engine, symbols=SYMBOLS, start=date(2026, 11, 23), end=day)
+        assert table.num_rows == len(SYMBOLS) * (day.day - 22)
+        assert source.requests[0] == FetchRequest("bars_1d", SYMBOLS, day, day)
+        settle(engine)
+        others = [(r.symbols, r.start) for r in source.requests[1:]]  # the one that its successor did not confirm
+        assert others == ([((SYMBOLS[1],), date(2026, 11, 23))] if day.day == 24 else [])
+    assert {state_of(engine, day, symbol) for day in weekdays(date(2026, 11, 23), date(2026, 11, 25)) for symbol in SYMBOLS} == {
+        "final"
+    }
+
+
 # Clocks that jump
 
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import NOW, SYMBOLS, Opener, TableSource, in_threads, read, read_info
+from tests.conftest import NOW, SYMBOLS, Opener, TableSource, bars, in_threads, read, read_info
 
 from fletching_schemas import FetchRequest
 from fletching_schemas.errors import (
@@ -339,6 +339,29 @@ def test_a_ban_in_the_middle_keeps_what_arrived_and_says_when_to_go_on(open_stor
     with pytest.raises(SourceThrottled, match=r"3 of 5 symbols failed; what arrived is kept") as raised:
         read(engine, symbols=SYMBOLS, start="2026-11-02", end="2026-11-06")
     assert raised.value.retry_at is not None
+
+
+def test_a_ban_in_the_middle_of_a_thousand_symbols(open_store: Opener, limited: Limited) -> None:
+    names = [f"{number:06}.SZ" for number in range(1, 1001)]
+    limited.rows |= bars(names, [date(2026, 11, 20)])
+    limited.budgets = {"vendor": Budget(at_once=1)}
+    banned = True
+
+    def answer(request: FetchRequest) -> Any:
+        if banned and len(limited.requests) > 600:
+            raise SourceThrottled("vendor dropped the connection")
+        return limited.table(request)
+
+    limited.answer = answer
+    engine = open_store(limited)
+    table, info = read_info(engine, symbols=names, start="2026-11-20", end="2026-11-20")
+    assert (table.num_rows, len(info.failed), len(limited.requests)) == (600, 400, 602)
+    assert {status.retry_at for status in info.failed.values()} != {None}
+    assert engine.desk.guard.facts()["guard_vendor_avoided"] == 399
+    banned = False
+    engine.clock.advance(minutes=31)  # type: ignore[attr-defined]  # a ManualClock
+    table, info = read_info(engine, symbols=names, start="2026-11-20", end="2026-11-20")
+    assert (table.num_rows, info.upstream_calls, info.failed) == (1000, 400, {})
 
 
 def test_an_unknown_symbol_is_remembered_until_it_is_invalidated(open_store: Opener, limited: Limited) -> None:
