@@ -96,24 +96,31 @@ class Ledger:
 
     def usable(self, horizon: Horizon) -> Flags:
         """Return which facts still vouch: see ``Span.usable``."""
-        oldest = np.array([horizon.verify, horizon.confirm, horizon.fresh, horizon.verify])
-        vouching = self.fetched >= oldest[self.codes]
-        if len(self.fetched) and self._latest > horizon.latest:
+        if self._all_usable(horizon):
+            return np.ones(len(self.fetched), bool)
+        vouching = self.fetched >= _oldest(horizon)[self.codes]
+        if self._youngest > horizon.latest:
             vouching &= ~self.ageing | (self.fetched <= horizon.latest)
         return np.asarray(vouching)
 
-    @cached_property
-    def _latest(self) -> float:
-        return float(self.fetched.max())
+    def _all_usable(self, horizon: Horizon) -> bool:
+        """Return whether every fact vouches: the usual case, told by the oldest of each kind."""
+        return bool((self._eldest >= _oldest(horizon)).all()) and self._youngest <= horizon.latest
 
     @cached_property
-    def _oldest(self) -> float:
-        return float(self.fetched.min())
+    def _eldest(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """When the oldest fact of each code was fetched; infinite where there is none."""
+        found = np.full(len(CODES), np.inf)
+        np.minimum.at(found, self.codes, self.fetched)
+        return found
+
+    @cached_property
+    def _youngest(self) -> float:
+        return float(self.fetched.max(initial=-np.inf))
 
     def differing(self, one: Horizon, other: Horizon) -> list[str]:
         """Return the symbols of which some fact vouches by one horizon and not by the other."""
-        oldest, latest = max(*one[:2], *other[:2], one.verify, other.verify), min(one.latest, other.latest)
-        if not len(self.fetched) or (self._oldest >= oldest and self._latest <= latest):
+        if self._all_usable(one) and self._all_usable(other):
             return []
         owners = self.owners[self.usable(one) != self.usable(other)]
         return [self.symbols[owner] for owner in np.unique(owners)]
@@ -137,6 +144,11 @@ class Ledger:
         days = np.array(opened or [wanted] * len(self.symbols), np.int64).reshape(-1, 2)
         lows, highs = days[:, 0].clip(min=wanted.first), days[:, 1].clip(max=wanted.last)
         return self.calendar.at_or_after(lows), self.calendar.at_or_before(highs)
+
+
+def _oldest(horizon: Horizon) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return from when on facts of each code vouch, in the order of ``CODES``."""
+    return np.array([horizon.verify, horizon.confirm, horizon.fresh, horizon.verify])
 
 
 def _between(owners: Ints, first: Ints, last: Ints, lows: Ints, highs: Ints) -> _Runs:
