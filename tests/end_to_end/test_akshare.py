@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from fletching_server.service import Service
 from fletching_server.sources.akshare import AkshareSource
 from fletching_server.testing import ManualClock
 
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "ashare"
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SYMBOLS = [f"{number:06}.SZ" for number in range(1, 11)]
 FACTORS = ("finance.sina.com.cn", "/realstock/company/sz000001/hfq.js")
@@ -173,6 +175,25 @@ def test_any_function_is_a_drop_in(rig: Rig) -> None:
     with pytest.warns(ak.StaleAnswer, match="s old"):
         old = ak.stock_zh_a_hist("000001", "daily", "20260302", "20260313", "qfq")
     pd.testing.assert_frame_equal(old, frame)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real A-share bars of ../shared/data/ashare are not here")
+def test_sinas_spot_pages_are_a_drop_in_too(rig: Rig) -> None:
+    ak.use(rig.cache)
+    bars = {}
+    for code in ("000001", "000333"):
+        with (REAL / f"{code}.csv").open() as file:
+            *_, bars[f"sz{code}"] = csv.DictReader(file)
+    others = {f"sh600{number:03}": bars["sz000001"] for number in range(98)}
+    rig.internet.routes |= wire.sina_spot(bars | others)
+    frame = ak.stock_zh_a_spot().set_index("代码")
+    assert len(frame) == 100
+    for symbol, bar in bars.items():
+        found = frame.loc[symbol, ["今开", "最高", "最低", "最新价", "成交量"]].to_list()
+        assert found == [float(bar[name]) for name in ("open", "high", "low", "close", "volume")]
+    assert [path for _, path, _ in rig.internet.seen] == [wire.SINA_COUNT[1], *[wire.SINA_SPOT[1]] * 2]
+    pd.testing.assert_frame_equal(ak.stock_zh_a_spot().set_index("代码"), frame)
+    assert rig.asked == 3
 
 
 HEADINGS = ("常用指标", "每股指标", "盈利能力", "成长能力", "收益质量", "财务风险", "营运能力")

@@ -20,6 +20,8 @@ SPOT: Final = ("82.push2.eastmoney.com", "/api/qt/clist/get")
 ACTIONS: Final = ("datacenter-web.eastmoney.com", "/api/data/v1/get")
 NEWS: Final = ("search-api-web.eastmoney.com", "/search/jsonp")
 FINANCIALS: Final = ("quotes.sina.cn", "/cn/api/openapi.php/CompanyFinanceService.getFinanceReport2022")
+SINA_COUNT: Final = ("vip.stock.finance.sina.com.cn", "/quotes_service/api/json_v2.php/Market_Center.getHQNodeStockCount")
+SINA_SPOT: Final = ("vip.stock.finance.sina.com.cn", "/quotes_service/api/json_v2.php/Market_Center.getHQNodeData")
 SHANGHAI: Final = ("query.sse.com.cn", "/sseQuery/commonQuery.do")
 SHANGHAI_GONE: Final = ("query.sse.com.cn", "/commonQuery.do")
 SHENZHEN: Final = ("www.szse.cn", "/api/report/ShowReport")
@@ -69,6 +71,23 @@ def factors(pairs: Sequence[tuple[str, str]]) -> bytes:
     """Return Sina's factor file, the newest first."""
     data = {"total": len(pairs), "data": [{"d": day, "f": factor} for day, factor in pairs]}
     return f"var sz000001hfq={json.dumps(data)}\n/* more */".encode()
+
+
+def sina_spot(bars: dict[str, dict[str, str]]) -> dict[tuple[str, str], Any]:
+    """Return the routes of Sina's spot pages, 80 shares each: by ``sz000001``, a bar with open, high, low, close and volume."""
+    tail = ("ticktime", "per", "pb", "mktcap", "nmc", "turnoverratio")
+    rows = []
+    for symbol, bar in sorted(bars.items()):
+        changes = {"trade": bar["close"], "pricechange": 0.1, "changepercent": 0.9, "buy": "0", "sell": "0"}
+        day = {"settlement": "10.38", **{name: bar[name] for name in ("open", "high", "low")}}
+        traded = {"volume": bar["volume"], "amount": 1, **dict.fromkeys(tail, 1), "ticktime": "15:00:00"}
+        rows.append({"symbol": symbol, "code": symbol[2:], "name": "x", **changes, **day, **traded})
+
+    def page(query: Query) -> bytes:
+        first = 80 * (int(query["page"]) - 1)
+        return json.dumps(rows[first : first + 80]).encode()
+
+    return {SINA_COUNT: f'"{len(rows)}"'.encode(), SINA_SPOT: page}
 
 
 def news(articles: Sequence[dict[str, str]]) -> bytes:
