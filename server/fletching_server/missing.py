@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -141,7 +142,9 @@ class Ledger:
 
     def _bounds(self, wanted: Days, opened: Sequence[Days]) -> tuple[Ints, Ints]:
         """Return the first and last wanted ordinal of each symbol."""
-        days = np.array(opened or [wanted] * len(self.symbols), np.int64).reshape(-1, 2)
+        told, repeats = (opened, 1) if opened else ((wanted,), len(self.symbols))
+        # From a flat iterator: numpy takes 3 ms to look into a list of 5,000 pairs.
+        days = np.fromiter(chain.from_iterable(told), np.int64, 2 * len(told)).reshape(-1, 2).repeat(repeats, axis=0)
         lows, highs = days[:, 0].clip(min=wanted.first), days[:, 1].clip(max=wanted.last)
         return self.calendar.at_or_after(lows), self.calendar.at_or_before(highs)
 
