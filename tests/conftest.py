@@ -233,6 +233,7 @@ class Opener:
                 continue
             seen.add(engine.settings.store.name)
             try:
+                engine.evidence.close()  # a read of its own may be under way: it holds a lease, and ends
                 assert engine.hot.facts()["hot_leases"] == 0
                 assert self.damaged or engine.verify() == []
             finally:

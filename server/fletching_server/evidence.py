@@ -57,7 +57,8 @@ class Evidence:
 
     def _committed(self, dataset: str) -> None:
         state = self._store.catalogue.state(dataset)
-        if state and (_is_list(state.dataset) or state.dataset.notation == "index"):
+        chosen = any(said.index_dataset == dataset for said in self._said.values())
+        if state and (chosen or _is_list(state.dataset) or state.dataset.notation == "index"):
             self._looked = None  # whoever reads next looks again
 
     def look(self) -> None:
