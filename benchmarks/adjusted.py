@@ -18,9 +18,7 @@ from fletching_schemas import Action
 MARKET: Final = {"symbols": 5000}
 YEAR: Final = ("2024-01-01", "2024-12-31")
 MOST_RATIO: Final = 1.5
-LIMIT: Final = (
-    "a factor per row, eight prices multiplied; embedded the raw read copies nothing at all, so this is all of its cost"
-)
+LIMIT: Final = "a read that comes again: its prices lie in memory and take the place of the raw ones; the first two multiply them"
 
 
 def run(effort: float = 1.0) -> list[Row]:

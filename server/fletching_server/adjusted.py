@@ -1,24 +1,31 @@
 """Adjusted reads: the raw rows, the factors as they are known, and one multiplication on the way out.
 
 Nothing adjusted is ever stored: a dividend changes a factor and no price, and raw and adjusted reads share their cells.
+Prices that are read a second time are kept in the hot tier, within its budget, so that such reads copy nothing either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
+from itertools import count
 from typing import Final
 
 import pyarrow as pa
 
 from fletching_schemas import Adjustment, Dataset, ReadRequest
 from fletching_schemas.errors import InvalidRequest, NotCached, UnknownDataset
-from fletching_server.adjustment import Steps, adjusted, factor_steps, price_columns, version_of
+from fletching_server.adjustment import Steps, adjusted_prices, factor_steps, price_columns, version_of, with_prices
 from fletching_server.calendars import day_number, from_day_number
 from fletching_server.clock import Clock
+from fletching_server.hot import HotTier
+from fletching_server.image import Window
+from fletching_server.kept import Keeper, KeptPrices, Pricing
 from fletching_server.reads import Answer, Reads
+from fletching_server.snapshot import StoredFile
 from fletching_server.store import Store
 
 _AT_ONCE_ROWS: Final = 2_000_000  # of a table that lies in memory: adjusted whole, so that C++ may stream it
@@ -47,9 +54,17 @@ class _Book:
         return known
 
 
-@dataclass(frozen=True)
+# What adjusted prices follow from, for one request: files, window and symbols, the factors' generation, the reference.
+_Mark = tuple[tuple[StoredFile, ...], Window, tuple[str, ...], int, int]
+
+
+@dataclass
 class _Prepared:
-    """What a request asks, worked out: the raw request, the dataset of factors, the answer's schema, its prices."""
+    """What a request asks, worked out: the raw request, the dataset of factors, the answer's schema, its prices.
+
+    ``kept`` is what the last answer followed from, and under which key of the hot tier its prices are, if they are: a key
+    is never used for a second mark, so threads that see different pictures cannot mix them.
+    """
 
     raw: ReadRequest
     dataset: Dataset
@@ -57,13 +72,15 @@ class _Prepared:
     schema: pa.Schema
     names: list[str]
     prices: list[str]
+    kept: tuple[_Mark, str] | None = None
 
 
 class AdjustedReads:
     """The adjusted read path of one engine."""
 
-    def __init__(self, store: Store, reads: Reads, clock: Clock) -> None:
-        self._store, self._reads, self._clock = store, reads, clock
+    def __init__(self, store: Store, reads: Reads, hot: HotTier, clock: Clock) -> None:
+        self._store, self._reads, self._hot, self._clock = store, reads, hot, clock
+        self._numbers = count()
         self._books: dict[str, _Book] = {}
         self._prepared: dict[ReadRequest, _Prepared] = {}
 
@@ -102,15 +119,31 @@ class AdjustedReads:
             told = from_day_number(reference) if method == "qfq" else None
             raw.info.adjustment = Adjustment(method, told, prepared.factors, version_of(plan.symbols, book.steps))
         steps = book.as_of(plan.symbols, reference) if method == "qfq" else book.steps
-
-        def change(table: pa.Table) -> pa.Table:
-            table = adjusted(prepared.dataset, table, prepared.prices, steps) if prepared.prices else table
-            return table if len(prepared.names) == table.num_columns else table.select(prepared.names)
-
-        rows: pa.Table | Iterator[pa.RecordBatch] = _changed(raw, change)
-        if raw.whole is not None and raw.whole.num_rows <= _AT_ONCE_ROWS:
-            rows = change(raw.whole)
+        mark = (plan.files, plan.window, plan.symbols, book.generation, reference)
+        rows = self._rows(prepared, raw, steps, mark)
         return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, plan)
+
+    def _rows(
+        self, prepared: _Prepared, raw: Answer, steps: Mapping[str, Steps | None], mark: _Mark
+    ) -> pa.Table | Iterator[pa.RecordBatch]:
+        """Return the adjusted rows: with the prices that are kept, or with new ones, kept if they are read the second time."""
+        pricing: Pricing = partial(adjusted_prices, prepared.dataset, prices=prepared.prices, steps=steps)
+        last = prepared.kept
+        if last is None or last[0] != mark:
+            prepared.kept = (mark, f"adjusted {next(self._numbers)}")
+            self._hot.drop({last[1]} if last else set())
+        elif (lease := self._hot.lease(last[1])) is not None:
+            raw.held.callback(lease.release)
+            pricing = KeptPrices(lease.image.table)
+        else:
+            pricing = Keeper(pricing, prepared.prices, self._hot, last[1])
+        return _changed(prepared, raw, pricing)
+
+    def kept_keys(self, dataset: str) -> set[str]:
+        """Return the keys under which adjusted prices of *dataset* may be held in memory."""
+        return {
+            prepared.kept[1] for prepared in list(self._prepared.values()) if prepared.kept and prepared.raw.dataset == dataset
+        }
 
     def _reference(self, request: ReadRequest, last: int) -> int:
         """Return the session whose prices stay: the one that was named, or the last of the range."""
@@ -204,6 +237,27 @@ def _with(columns: Sequence[str], needed: Sequence[str]) -> tuple[str, ...]:
     return (*columns, *(name for name in needed if name not in columns))
 
 
-def _changed(raw: Answer, change: Callable[[pa.Table], pa.Table]) -> Iterator[pa.RecordBatch]:
+def _changed(prepared: _Prepared, raw: Answer, pricing: Pricing) -> pa.Table | Iterator[pa.RecordBatch]:
+    """Return the rows of *raw* with the prices that *pricing* returns: at once where they lie in memory and are not too many."""
+    if raw.whole is not None and raw.whole.num_rows <= _AT_ONCE_ROWS:
+        rows = _selected(prepared, with_prices(raw.whole, pricing(raw.whole)))
+        _keep(pricing)
+        return rows
+    return _streamed(prepared, raw, pricing)
+
+
+def _streamed(prepared: _Prepared, raw: Answer, pricing: Pricing) -> Iterator[pa.RecordBatch]:
     for batch in raw:
-        yield from change(pa.Table.from_batches([batch])).to_batches()
+        rows = pa.Table.from_batches([batch])
+        yield from _selected(prepared, with_prices(rows, pricing(rows))).to_batches()
+    _keep(pricing)
+
+
+def _keep(pricing: Pricing) -> None:
+    if isinstance(pricing, Keeper):
+        pricing.keep()
+
+
+def _selected(prepared: _Prepared, rows: pa.Table) -> pa.Table:
+    """Return *rows* without the columns that were read for the adjustment alone."""
+    return rows if len(prepared.names) == rows.num_columns else rows.select(prepared.names)

@@ -108,20 +108,30 @@ def price_columns(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(item.name for item in schema if pa.types.is_float64(item.type) and (item.metadata or {}).get(b"unit") == _UNIT)
 
 
-def adjusted(dataset: Dataset, table: pa.Table, prices: Sequence[str], steps: Mapping[str, Steps | None]) -> pa.Table:
-    """Return *table*, sorted by symbol and session, with *prices* adjusted by *steps*; what needs no change is shared."""
-    factors = _per_row(dataset, table, steps)
+def adjusted_prices(
+    dataset: Dataset, table: pa.Table, prices: Sequence[str], steps: Mapping[str, Steps | None]
+) -> dict[str, pa.Array]:
+    """Return those of *prices* that *steps* change, adjusted, of *table*, which is sorted by symbol and session."""
+    factors = _per_row(dataset, table, steps) if prices else None
     if factors is None:
-        return table
+        return {}
     mul, add = factors
-    columns = list(table.columns)
+    found = {}
     for name in prices:
-        place = table.schema.get_field_index(name)
-        values = _joined(columns[place])
+        values = _joined(table.column(name))
         if values.null_count < len(values):
             values = pc.multiply(values, mul)
-            columns[place] = values if add is None else pc.add(values, add)
-    return pa.Table.from_arrays(columns, schema=table.schema)
+            found[name] = values if add is None else pc.add(values, add)
+    return found
+
+
+def with_prices(table: pa.Table, prices: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    """Return *table* with the columns *prices* in place of its own; the others are shared."""
+    if not prices:
+        return table
+    schema = table.schema
+    columns = [prices.get(name) for name in schema.names]
+    return pa.Table.from_arrays([table.column(at) if new is None else new for at, new in enumerate(columns)], schema=schema)
 
 
 def _per_row(dataset: Dataset, table: pa.Table, steps: Mapping[str, Steps | None]) -> tuple[pa.Array, pa.Array | None] | None:

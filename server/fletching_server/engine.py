@@ -36,6 +36,7 @@ from fletching_server.reads import Answer, Reads
 from fletching_server.records import Records
 from fletching_server.repair import Repairs
 from fletching_server.settings import CalendarSettings, FreshnessSettings, Settings
+from fletching_server.snapshot import DatasetState
 from fletching_server.sources import Budget, Source
 from fletching_server.stats import Stats
 from fletching_server.store import Store
@@ -94,7 +95,7 @@ class Engine:
         self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
-        self._adjusted = AdjustedReads(store, self._reads, clock)
+        self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
         opened.callback(desk.release)  # before these two: nobody shall wait for a call that hangs
@@ -201,7 +202,12 @@ class Engine:
     def _evict(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if not body:
             return {"evicted_bytes": self.hot.evict()}
-        return {"evicted_bytes": self.hot.evict({file.id for file in self.store.state(_named(body)).files})}
+        state = self.store.state(_named(body))
+        return {"evicted_bytes": self.hot.evict(self._hot_keys(state))}
+
+    def _hot_keys(self, state: DatasetState) -> set[str]:
+        """Return the keys of what may be in memory of a dataset: its files, and prices adjusted from them."""
+        return {file.id for file in state.files} | self._adjusted.kept_keys(state.dataset.name)
 
     def _invalidate(self, request: ReadRequest) -> dict[str, Any]:
         state = self.store.state(request.dataset)
@@ -217,7 +223,7 @@ class Engine:
     def _delete(self, dataset: str) -> dict[str, Any]:
         state = self.store.state(dataset)
         self.store.commit(Delete(dataset), retired=state.files)
-        self.hot.drop({file.id for file in state.files})
+        self.hot.drop(self._hot_keys(state))
         if (offered := self.desk.offers.get(dataset)) is not None:  # what was held is gone, the offer stands
             self.store.commit(Define(offered, state.source))
         return {"dataset": dataset, "deleted_rows": sum(file.rows for file in state.files)}

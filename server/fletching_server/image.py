@@ -105,6 +105,12 @@ def build_image(dataset: Dataset, table: pa.Table) -> Image:
     return Image(table, symbols, offsets, sessions, times, max(table.get_total_buffer_size(), 1), runs, days)
 
 
+def unindexed_image(table: pa.Table) -> Image:
+    """Return *table*, which owns its buffers, as an image that is held and counted, and in which nothing is searched."""
+    nothing = np.zeros(0, np.int64)
+    return Image(table, (), np.zeros(1, np.int64), nothing, nothing, max(table.get_total_buffer_size(), 1), {}, (0, -1))
+
+
 def _owned(table: pa.Table, time: str) -> pa.Table:
     """Return *table* without the rest of a larger one that it was cut from: cost is bytes owned, not bytes visible."""
     column = table.column(time)  # of fixed width, so what it owns beyond its rows is the rest

@@ -154,3 +154,57 @@ def test_a_stream_of_many_batches_is_adjusted_throughout(open_store: Opener) -> 
     ratio = [a / b for a, b in zip(adjusted["close"].to_pylist(), raw["close"].to_pylist(), strict=True)]
     assert min(ratio) == 1.0
     assert max(ratio) > 1.0
+
+
+# Prices that are kept in memory
+
+
+def held(engine: Engine) -> int:
+    return int(engine.hot.facts()["hot_entries"])
+
+
+@pytest.mark.parametrize("symbols", [A, [A, B], SYMBOLS])
+@pytest.mark.parametrize("columns", [None, ["close", "volume"]])
+def test_prices_read_twice_are_kept_and_stay_the_same(engine: Engine, symbols: Any, columns: list[str] | None) -> None:
+    asked: dict[str, Any] = {"symbols": symbols, "start": FIRST, "end": LAST, "columns": columns}
+    read(engine, "bars_1d", **asked)
+    read(engine, "adj_factors", symbols, date(2026, 1, 1), LAST)
+    alone = held(engine)
+    first, entries = read(engine, "bars_1d", **asked, adjust="qfq"), []
+    entries.append(held(engine))
+    for _ in range(3):
+        assert read(engine, "bars_1d", **asked, adjust="qfq").equals(first)
+        entries.append(held(engine))
+    assert entries == [alone, alone + 1, alone + 1, alone + 1]
+    assert engine.hot.check() == []
+    assert engine.hot.facts()["hot_leases"] == 0
+    engine.act(Action.EVICT, {"dataset": "bars_1d"})
+    assert held(engine) <= alone
+    assert read(engine, "bars_1d", **asked, adjust="qfq").equals(first)
+
+
+def test_kept_prices_follow_a_new_factor_and_a_new_bar(engine: Engine, prices: TableSource, factors: TableSource) -> None:
+    raw = closes(engine)
+    for _ in range(3):
+        before = closes(engine, adjust="hfq")
+    factors.rows[A, EX] = factor(A, EX, 4.0)
+    engine.act(Action.INVALIDATE, {"dataset": "adj_factors"})
+    for _ in range(3):
+        after = closes(engine, adjust="hfq")
+        assert after[-1] == before[-1] * 2.0
+    key = max(key for key in prices.rows if key[0] == A)
+    bar: Any = prices.rows[key]
+    prices.rows[key] = {**bar, "close": raw[-1] + 0.01}
+    engine.act(Action.INVALIDATE, {"dataset": "bars_1d"})
+    for _ in range(3):
+        assert closes(engine, adjust="hfq") == [*after[:-1], (raw[-1] + 0.01) * 4.0]
+    assert engine.hot.check() == []
+
+
+def test_prices_that_change_nothing_are_not_kept(engine: Engine) -> None:
+    closes(engine, B)
+    for _ in range(3):
+        closes(engine, B, adjust="qfq")
+        entries = held(engine)
+    assert all(not key.startswith("adjusted") for key in engine.hot._entries)
+    assert entries == len(engine.hot._entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -13,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import bar, weekdays
 
-from fletching_schemas import canonical
+from fletching_schemas import Dataset, canonical
 from fletching_schemas.errors import BadSourceData
-from fletching_server.adjustment import adjusted, factor_steps, price_columns, steps_of, version_of
+from fletching_server.adjustment import Steps, adjusted_prices, factor_steps, price_columns, steps_of, version_of, with_prices
 from fletching_server.calendars import day_number
 
 DAILY = canonical("bars_1d", calendar="XSHG")
@@ -75,6 +76,10 @@ def test_every_price_is_adjusted_as_of_its_session(
     assert found.schema.equals(raw.schema, check_metadata=True)
     for name in ("symbol", "trading_date", "volume", "amount", "suspended"):
         assert found[name].equals(raw[name])
+
+
+def adjusted(dataset: Dataset, table: pa.Table, prices: Sequence[str], steps: Mapping[str, Steps | None]) -> pa.Table:
+    return with_prices(table, adjusted_prices(dataset, table, prices, steps))
 
 
 def test_prices_are_the_columns_in_currency_per_share() -> None:
