@@ -9,7 +9,7 @@ Instants are UTC, dates are sessions of the exchange, prices are unadjusted in c
 
 from fletching._cache import Cache
 from fletching._embed import open  # noqa: A004  # on purpose, as gzip.open
-from fletching._flight import connect
+from fletching._served import connect
 from fletching_schemas import Adjustment, Gap, ReadInfo, SymbolStatus, WriteResult
 from fletching_schemas.errors import (
     BadSourceData,

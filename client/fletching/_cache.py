@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from fletching._akshare_frames import decode
-from fletching._frames import Output, check_output, to_output, to_table
+from fletching._frames import Output, answered, check_output, to_output, to_table
 from fletching._progress import Show, following
 from fletching._transport import Closed
 from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
@@ -92,7 +92,7 @@ class Cache:
                 progress_id=progress_id,
             )
             answer = self._transport.read(request)
-            frame = to_output(answer.table(), output)
+            frame = answered(answer, output)
         return (frame, answer.info) if info else frame
 
     def stream(

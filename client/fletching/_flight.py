@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,34 +14,15 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.flight as fl
 
-from fletching._cache import Cache
 from fletching._forking import check_usable, watch
 from fletching_schemas import TABLE_ACTIONS, Action, ReadInfo, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.errors import Error, InvalidRequest, ServerUnreachable, SourceTimeout, error_from_code
 from fletching_schemas.requests import action_body
 
-DEFAULT_URL: Final = "grpc://127.0.0.1:8815"
 _WRITE_BATCH_ROWS: Final = 65_536
 
 # Buffers arrive at odd addresses, which Polars would copy one by one; pyarrow aligns them in one pass.
 _ALIGNED: Final = pa.ipc.IpcReadOptions(ensure_alignment=pa.ipc.Alignment.DataTypeSpecific)
-
-
-def connect(url: str | None = None, *, timeout: float = 300.0) -> Cache:
-    """Return a cache served at *url* (None: ``$FLETCHING_URL``, else ``grpc://127.0.0.1:8815``).
-
-    ``grpc://HOST:PORT`` or ``grpc+unix:///PATH``. *timeout* bounds each call in seconds, fetching from upstream included.
-    Raises ``ServerUnreachable`` where nobody answers, ``InvalidRequest`` for an address that is none.
-    A cache works on in forked children too, unless a stream was open at the fork.
-    """
-    address = url or os.environ.get("FLETCHING_URL") or DEFAULT_URL
-    transport = FlightTransport(address, timeout)
-    try:
-        transport.act(Action.HEALTH, {})
-    except BaseException:
-        transport.close()
-        raise
-    return Cache(transport)
 
 
 def _without_proxy(address: str) -> list[tuple[str, int]]:

@@ -19,6 +19,12 @@ def check_output(output: str) -> None:
         raise InvalidRequest(f"output={output!r}; it is one of {', '.join(OUTPUTS)}")
 
 
+def answered(answer: Any, output: str) -> Any:
+    """Return all rows of *answer* as *output*; a frame that lies in mapped memory is there already."""
+    frame = getattr(answer, "frame", None) if output == "polars" else None
+    return frame() if frame else to_output(answer.table(), output)
+
+
 def to_output(table: pa.Table, output: str) -> Any:
     """Return *table* as Polars (sharing its memory where the types allow), Arrow as it is, or pandas (a copy)."""
     if output == "arrow":

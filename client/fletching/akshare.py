@@ -16,7 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from fletching._cache import Cache
-from fletching._flight import connect
+from fletching._served import connect
 from fletching_schemas import Action
 from fletching_schemas.calls import CallInfo, CallRequest
 from fletching_schemas.errors import Error

@@ -177,7 +177,7 @@ def _check_asked(dataset: Dataset, image: Image, request: FetchRequest, what: st
     outside = (image.sessions < day_number(request.start)) | (image.sessions > day_number(request.end))
     if outside.any():
         row = int(np.argmax(outside))
-        day = from_day_number(int(session_days(image.table, dataset)[row]))
+        day = from_day_number(int(session_days(image.table, dataset.session)[row]))
         raise BadSourceData(
             f"{what}: row {row} is of session {day}, outside the range; return only what is asked, "
             "or offer the dataset with range_pushdown=False"

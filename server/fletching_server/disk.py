@@ -117,19 +117,31 @@ class Lock:
     def __init__(self, path: Path) -> None:
         """Take the lock file at *path*, or raise ``BlockingIOError`` with who holds it."""
         make_folder(path.parent)
-        with _explained(path, "open the lock file"):
-            self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            os.close(self._descriptor)
-            raise BlockingIOError(holder) from error
+        self._path, self._descriptor = path, -1
+        while self._descriptor < 0:
+            self._descriptor = self._taken()
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"process {os.getpid()}\n".encode(), 0)
 
-    def release(self) -> None:
-        """Give it back; a second call does nothing."""
+    def _taken(self) -> int:
+        """Return the locked file; -1 where it was removed between opening and locking it."""
+        with _explained(self._path, "open the lock file"):
+            descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise BlockingIOError(holder) from error
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)
+        return -1
+
+    def release(self, *, remove: bool = False) -> None:
+        """Give it back, and *remove* the file; a second call does nothing."""
         if self._descriptor >= 0:
+            if remove:
+                self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1

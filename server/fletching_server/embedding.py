@@ -14,8 +14,10 @@ from fletching_server.sources import Source
 from fletching_server.sources.registry import make_source
 
 
-def open_engine(store: str | Path, sources: Sequence[Source | str] = (), clock: Clock | None = None, **settings: Any) -> Engine:
-    """Return an engine over the folder *store* in this process; *settings* are those of ``Settings``."""
+def open_engine(
+    store: str | Path, sources: Sequence[Source | str] = (), clock: Clock | None = None, *, shares: bool = False, **settings: Any
+) -> Engine:
+    """Return an engine over the folder *store* in this process; *settings* are those of ``Settings``, *shares* of ``Engine``."""
     configure_where_nobody_has()
     made = [make_source(source) if isinstance(source, str) else source for source in sources]
-    return Engine(load_settings(store=Path(store), **settings), made, clock)
+    return Engine(load_settings(store=Path(store), **settings), made, clock, shares=shares)

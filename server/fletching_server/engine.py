@@ -55,13 +55,22 @@ class Engine:
     """One cache over one store, safe to use from any thread. Close it; it is a context manager.
 
     Raises ``StoreInUse``, ``StoreVersion``, ``StoreUnwritable`` or ``StoreError`` where the store cannot be opened, and
-    ``InvalidRequest`` where two sources offer the same dataset.
+    ``InvalidRequest`` where two sources offer the same dataset. With *shares* what lies in memory lies there so that other
+    processes can map it, which takes a copy when it is loaded.
     """
 
     def __init__(
-        self, settings: Settings, sources: Sequence[Source] = (), clock: Clock | None = None, *, recover: bool = True
+        self,
+        settings: Settings,
+        sources: Sequence[Source] = (),
+        clock: Clock | None = None,
+        *,
+        recover: bool = True,
+        shares: bool = False,
     ) -> None:
         self.settings = settings
+        self.planes: dict[str, dict[str, Any]] = {}  # where else it can be asked: its edges write, ``health`` tells
+        self._shares = shares
         self.clock = clock or SystemClock()
         self.stats = Stats()
         self._closed = False
@@ -76,7 +85,7 @@ class Engine:
         self.calendars = calendars = Calendars(clock, {mic: _rules(said) for mic, said in settings.calendar.items()})
         self.store = store = Store(settings.store)
         opened.callback(store.close)
-        self.hot = hot = HotTier(int(settings.memory), LruPolicy())
+        self.hot = hot = HotTier(int(settings.memory), LruPolicy(), shares=self._shares)
         self.cold = cold = ColdTier(store, int(settings.query_memory), settings.threads)
         opened.callback(cold.close)
         repairs = Repairs(store, hot, calendars)
@@ -166,7 +175,7 @@ class Engine:
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
             Action.EXPLAIN: lambda body: self._explain(_request(body, _READ)),
             Action.STATS: _bare(lambda: self._inspection.stats() | self._calls.facts()),
-            Action.HEALTH: _bare(self._inspection.health),
+            Action.HEALTH: _bare(lambda: self._inspection.health() | {"planes": self.planes}),
             Action.EVICT: self._evict,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
             Action.DELETE: lambda body: self._delete(_named(body)),

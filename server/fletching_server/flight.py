@@ -24,6 +24,7 @@ from fletching_schemas.datasets import decode_json
 from fletching_schemas.requests import MAX_REQUEST_BYTES
 from fletching_server.batches import tight
 from fletching_server.engine import Engine
+from fletching_server.failures import presentable
 from fletching_server.reads import Answer
 
 P = ParamSpec("P")
@@ -53,9 +54,7 @@ def to_flight_error(error: BaseException) -> fl.FlightError:
     """Return what travels for *error*: message, status and code; what is not ours becomes an ``InternalError``."""
     if isinstance(error, fl.FlightError):
         return error
-    if not isinstance(error, e.Error):
-        log.error("a bug answered a request", exc_info=error)
-        error = e.InternalError("the server failed on this request; its log has the details")
+    error = presentable(error)
     message = _told(error.message)
     told = {"code": error.code, "message": message} | ({"retry_at": error.retry_at.isoformat()} if error.retry_at else {})
     extra = json.dumps(told, ensure_ascii=False).encode()

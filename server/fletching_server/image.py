@@ -7,7 +7,7 @@ column itself, and no byte is copied.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from fletching_schemas import Dataset
 from fletching_server.batches import has_text
+from fletching_server.sealed import Sealed, seal
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]] | np.ndarray[tuple[int], np.dtype[np.int32]]
 
@@ -35,7 +36,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Image:
-    """A table sorted by symbol and time, one chunk per column, with its symbol index."""
+    """A table sorted by symbol and time, one chunk per column, with its symbol index.
+
+    ``placing`` names its session and time columns (none: nothing is searched in it). Where it is ``sealed`` the table lies in
+    memory that other processes may map.
+    """
 
     table: pa.Table
     symbols: tuple[str, ...]
@@ -45,6 +50,8 @@ class Image:
     nbytes: int
     runs: dict[str, tuple[int, int]] = field(repr=False)
     days: tuple[int, int]
+    placing: tuple[str, str] | None = None
+    sealed: Sealed | None = field(default=None, repr=False, compare=False)
     _projections: dict[tuple[str, ...], pa.Table] = field(default_factory=dict, repr=False, compare=False)
     _row_bytes: dict[tuple[str, ...], float] = field(default_factory=dict, repr=False, compare=False)
 
@@ -95,14 +102,27 @@ class Image:
 def build_image(dataset: Dataset, table: pa.Table) -> Image:
     """Return *table* as an image; it must have the dataset's key columns and be sorted, which is checked."""
     table = _owned(table.combine_chunks(), dataset.time).replace_schema_metadata(dataset.schema.metadata)
-    sessions = session_days(table, dataset)
+    sessions = session_days(table, dataset.session)
     times = instants(table, dataset.time)
     symbols, offsets = _runs(table.column(dataset.symbol))
     _check_order(dataset, symbols, offsets, sessions, times)
     ends = offsets[1:].tolist()
     runs = dict(zip(symbols, zip(offsets[:-1].tolist(), ends, strict=True), strict=True))
     days = (int(sessions.min()), int(sessions.max())) if len(sessions) else (0, -1)
-    return Image(table, symbols, offsets, sessions, times, max(table.get_total_buffer_size(), 1), runs, days)
+    size = max(table.get_total_buffer_size(), 1)
+    return Image(table, symbols, offsets, sessions, times, size, runs, days, (dataset.session, dataset.time))
+
+
+def shared(image: Image) -> Image:
+    """Return *image* copied into sealed memory, with its index; as it is where the system refuses that."""
+    if (sealed := seal(image.table)) is None:
+        return image
+    sessions, times = image.sessions, image.times
+    if image.placing is not None:  # these look into the columns, and would hold on to the old ones
+        session, time = image.placing
+        sessions, times = session_days(sealed.table, session), instants(sealed.table, time)
+    found = replace(image, table=sealed.table, sessions=sessions, times=times, nbytes=sealed.nbytes, sealed=sealed)
+    return replace(found, _projections={}, _row_bytes={})
 
 
 def unindexed_image(table: pa.Table) -> Image:
@@ -158,9 +178,9 @@ def instants(table: pa.Table, time: str) -> Numbers:
     return column.view(pa.int32() if pa.types.is_date32(column.type) else pa.int64()).to_numpy(zero_copy_only=True)  # type: ignore[no-any-return]
 
 
-def session_days(table: pa.Table, dataset: Dataset) -> Numbers:
+def session_days(table: pa.Table, session: str) -> Numbers:
     """Return the session of each row as a day number; where no column says it, the day in UTC."""
-    numbers = instants(table, dataset.session)
-    if pa.types.is_date32(dataset.schema.field(dataset.session).type):
+    numbers = instants(table, session)
+    if pa.types.is_date32(table.schema.field(session).type):
         return numbers
     return (numbers // _MICROS_A_DAY).astype(np.int32)

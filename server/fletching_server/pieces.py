@@ -35,6 +35,38 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where rows begin in an image, and the key under which the hot tier holds that image, where it does."""
+
+    image: Image
+    key: str | None
+    start: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of an answer: their columns lie at one place, or layer by layer at several."""
+
+    rows: int
+    places: tuple[Place, ...]
+
+    def table(self, layers: Layers) -> pa.Table:
+        """Return the columns of all *layers*, one after the other, without copying."""
+        found = [
+            place.image.columns(names).slice(place.start, self.rows) for place, names in zip(self.places, layers, strict=True)
+        ]
+        table = found[0]
+        for more in found[1:]:
+            for item, column in zip(more.schema, more.columns, strict=True):
+                table = table.append_column(item, column)
+        return table
+
+
+# Which columns lie together: names per layer, each column in one layer.
+Layers = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Piece:
     """Rows *start* to *stop* of one run: of one symbol, or of all its symbols (``symbol`` None)."""
 
@@ -42,6 +74,12 @@ class Piece:
     start: int
     stop: int
     symbol: str | None
+
+    @property
+    def part(self) -> Part:
+        """The same rows as a part of an answer."""
+        file = self.run.file
+        return Part(self.stop - self.start, (Place(self.run.image, file.id if file else None, self.start),))
 
     @property
     def first_time(self) -> int:
@@ -152,7 +190,7 @@ class Tally:
     """Tells a ``ReadInfo`` how many rows and bytes of *columns* came from which tier; *filled* cells came from the source."""
 
     def __init__(self, info: ReadInfo, columns: Sequence[str], filled: Mapping[str, Sequence[Days]]) -> None:
-        self.columns = columns
+        self.columns = tuple(columns)
         self._info, self._filled = info, filled
 
     def note(self, piece: Piece) -> Piece:
@@ -177,10 +215,16 @@ def _rows_within(piece: Piece, filled: Mapping[str, Sequence[Days]]) -> int:
     return sum(int(days.searchsorted(run.last, "right") - days.searchsorted(run.first)) for run in filled.get(piece.symbol, ()))
 
 
-def slices(found: Iterable[Piece], tally: Tally) -> Iterator[pa.Table]:
-    """Yield the counted rows of *found* with the tally's columns; pieces that continue each other in a run become one slice."""
+def parts(found: Iterable[Piece], tally: Tally) -> Iterator[Part]:
+    """Yield the counted rows of *found* as parts; pieces that continue each other in a run become one."""
     for piece in _joined(map(tally.note, found)):
-        yield _slice(piece, tally.columns)
+        yield piece.part
+
+
+def slices(found: Iterable[Piece], tally: Tally) -> Iterator[pa.Table]:
+    """Yield the counted rows of *found* with the tally's columns, without copying."""
+    for part in parts(found, tally):
+        yield part.table((tally.columns,))
 
 
 def _joined(found: Iterable[Piece]) -> Iterator[Piece]:
@@ -195,7 +239,3 @@ def _joined(found: Iterable[Piece]) -> Iterator[Piece]:
         held = piece
     if held is not None:
         yield held
-
-
-def _slice(piece: Piece, columns: Sequence[str]) -> pa.Table:
-    return piece.run.image.columns(columns).slice(piece.start, piece.stop - piece.start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -32,7 +32,7 @@ from fletching_server.desk import Desk
 from fletching_server.fills import Fills
 from fletching_server.gaps import Gaps, World, present_session, unknown
 from fletching_server.hot import HotTier
-from fletching_server.pieces import Piece, Run, Tally, pieces, slices
+from fletching_server.pieces import Layers, Part, Piece, Run, Tally, parts, pieces
 from fletching_server.plan import Plan, named_symbols, resolve
 from fletching_server.progress import Progress, ProgressBoard
 from fletching_server.repair import Repairs
@@ -57,8 +57,9 @@ class Answer:
     """A schema, its batches, and the info that is complete when they have ended. Close it, or read it to its end.
 
     ``whole`` are all the rows, where they lie in memory as one run, without long text: nothing can fail any more and no code
-    of ours is needed to cut them, so C++ may stream them by itself, in batches of ``batch_rows``. ``plan`` is what was resolved,
-    ``held`` what ends with the answer.
+    of ours is needed to cut them, so C++ may stream them by itself, in batches of ``batch_rows``. ``parts`` are the same rows
+    as ``rows``, in place of them, where all lie in memory; ``layers`` says which columns lie together. ``plan`` is what was
+    resolved, ``held`` what ends with the answer.
     """
 
     def __init__(
@@ -69,16 +70,24 @@ class Answer:
         held: ExitStack,
         batch_rows: int,
         plan: Plan,
+        parts: Iterator[Part] | None = None,
+        layers: Layers | None = None,
     ) -> None:
         self.schema, self.info, self.batch_rows, self.plan = schema, info, batch_rows, plan
         self.whole = rows if isinstance(rows, pa.Table) else None
         self._rows, self.held = rows, held
+        self.parts, self.layers = parts, layers or (plan.columns,)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
             yield from self._rows if self.whole is None else self.whole.to_batches(max_chunksize=self.batch_rows)
         finally:
             self.close()
+
+    def from_parts(self, taken: Iterable[Part]) -> Iterator[pa.RecordBatch]:
+        """Yield the batches of *taken* and of the parts that follow, for whoever has looked at some already."""
+        following = chain(taken, self.parts or ())
+        return cut((part.table(self.layers).select(self.schema.names) for part in following), self.batch_rows)
 
     def table(self) -> pa.Table:
         """Return all rows, and end the answer."""
@@ -288,15 +297,19 @@ class Reads:
         held_runs = [run for _, run in files if run]
         in_memory = len(held_runs) == len(files)
         found = pieces(plan.dataset, plan.symbols, plan.window, held_runs) if in_memory else self._pieces(plan, files)
-        rows = slices(found, Tally(info, plan.columns, reading.filled))
+        rows = parts(found, Tally(info, plan.columns, reading.filled))
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
         size = _batch_rows(plan, files)
         held.callback(self._finish, info, reading.started)
         if plan.due and request.on_miss == "fill":
             self._fills.refresh(state, plan.due, plan.refresh)
         if in_memory and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
-            return Answer(plan.schema, ahead[0] if ahead else plan.schema.empty_table(), info, held.pop_all(), size, plan)
-        return Answer(plan.schema, self._rest(cut(chain(ahead, rows), size)), info, held.pop_all(), size, plan)
+            whole = ahead[0].table((plan.columns,)) if ahead else plan.schema.empty_table()
+            return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead))
+        following = chain(ahead, rows)
+        batches = cut((part.table((plan.columns,)) for part in following), size)
+        lying = following if in_memory else None
+        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, lying)
 
     def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""

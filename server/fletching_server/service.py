@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import socket
+import stat
+import tempfile
 import threading
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +20,11 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from fletching_schemas.errors import Error, InvalidRequest, ListenFailed
+from fletching_schemas.errors import Error, InvalidRequest, ListenFailed, StoreUnwritable
 from fletching_server import disk
 from fletching_server.engine import Engine
 from fletching_server.flight import FlightEdge
+from fletching_server.local import LocalEdge
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +34,10 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Service:
-    """A Flight server over *engine* at *listen*; it serves from construction to ``close``. A context manager."""
+    """A Flight server over *engine* at *listen*, and a local socket beside it where the engine shares its memory.
+
+    It serves from construction to ``close``. A context manager.
+    """
 
     def __init__(self, engine: Engine, listen: str, *, drain_seconds: float = 10.0, insecure: bool = False) -> None:
         self._engine = engine
@@ -43,11 +51,27 @@ class Service:
             self._taken.close()
             raise ListenFailed(f"cannot listen at {listen}: {str(error).splitlines()[0]}") from error
         self.url = address.url(self._edge.port)
+        self.local = self._listen_locally(address) if engine.hot.shares else None
+
+    def _listen_locally(self, address: Address) -> LocalEdge | None:
+        """Return the local edge; without one, which is logged, clients use Flight."""
+        try:
+            path = address.local_path(self._edge.port, self._engine.settings.local_folder)
+            _own_folder(path.parent, self._taken)
+            if path.parent == _runtime_folder():  # any other may hold locks that are not ours
+                _sweep(path.parent)
+            _take_socket(path, self._taken, remove=True)
+            edge = LocalEdge(self._engine, path)
+        except (OSError, Error) as error:
+            log.warning("no local plane: clients on this host use Flight", error=str(error))
+            return None
+        self._engine.planes["local"] = edge.facts()
+        return edge
 
     @property
     def active_calls(self) -> int:
         """How many calls are under way."""
-        return self._edge.calls.active
+        return self._edge.calls.active + (self.local.active if self.local else 0)
 
     def close(self) -> bool:
         """Refuse new calls, wait for those under way, and return whether all ended in time; a second call does nothing.
@@ -57,12 +81,16 @@ class Service:
         if self._edge.draining:
             return True
         self._edge.draining = True
-        self._edge.calls.wait_until_idle(self._drain_seconds)
+        if self.local and self._engine.planes.get("local") == self.local.facts():
+            del self._engine.planes["local"]
+        until = time.monotonic() + self._drain_seconds
+        ended = self.local is None or self.local.close(self._drain_seconds)
+        self._edge.calls.wait_until_idle(max(0.0, until - time.monotonic()))
         ending = threading.Thread(target=self._edge.shutdown, name="flight-shutdown", daemon=True)
         ending.start()
         ending.join(_SHUTDOWN_SECONDS)
         self._taken.close()
-        return not ending.is_alive()
+        return ended and not ending.is_alive()
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +157,16 @@ class Address:
         """Return what a client connects to, with the port that was bound."""
         return self.location if self.socket_path else f"grpc://{f'[{self.host}]' if ':' in self.host else self.host}:{bound_port}"
 
+    def local_path(self, bound_port: int, folder: Path | None) -> Path:
+        """Return where the local socket of this address lies; ``InvalidRequest`` where its path would be too long."""
+        if self.socket_path:
+            path = (folder or self.socket_path.parent) / f"{self.socket_path.name}.local"
+        else:
+            path = (folder or _runtime_folder()) / f"{self.host.replace(':', '_')}-{bound_port}.sock"
+        if len(str(path).encode()) > SOCKET_PATH_BYTES:
+            raise InvalidRequest(f"the socket path {path} is longer than {SOCKET_PATH_BYTES} bytes; set local_folder")
+        return path
+
     def take(self, taken: ExitStack) -> None:
         """Make sure that nobody else serves here, or raise ``ListenFailed``; *taken* gives a socket's lock back."""
         if self.socket_path:
@@ -137,7 +175,7 @@ class Address:
             _probe(self.host, self.port)
 
 
-def _take_socket(path: Path, taken: ExitStack) -> None:
+def _take_socket(path: Path, taken: ExitStack, *, remove: bool = False) -> None:
     """Own the socket file: a second server would bind silently and make the first unreachable."""
     if not path.parent.exists():
         disk.make_folder(path.parent)
@@ -146,7 +184,36 @@ def _take_socket(path: Path, taken: ExitStack) -> None:
         lock = disk.Lock(path.with_name(path.name + ".lock"))
     except BlockingIOError as error:
         raise ListenFailed(f"{path} is served by {error}; stop it, or listen elsewhere") from error
-    taken.callback(lock.release)
+    taken.callback(lock.release, remove=remove)
+
+
+def _runtime_folder() -> Path:
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"fletching-{os.geteuid()}"
+
+
+def _own_folder(folder: Path, taken: ExitStack) -> None:
+    """Make sure that nobody else can put anything into *folder*; *taken* removes it where it was made, and ends up empty."""
+    made = not folder.exists()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if made or folder == _runtime_folder():
+        taken.callback(_remove_if_empty, folder)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ListenFailed(f"{folder} is not a folder that only this user can write to; remove it, or set local_folder")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the local sockets of servers that were killed: nobody holds their locks."""
+    for left in folder.glob("*.sock.lock"):
+        with suppress(BlockingIOError, StoreUnwritable):
+            lock = disk.Lock(left)
+            left.with_suffix("").unlink(missing_ok=True)
+            lock.release(remove=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _probe(host: str, port: int) -> None:

@@ -81,6 +81,12 @@ class Settings(BaseSettings):
     )
     compact_segments: int = Field(16, ge=1, description="So many files in a dataset's journal are folded without waiting.")
     compact_idle_seconds: float = Field(5.0, gt=0, description="After so long without a commit the journal is folded.")
+    local_plane: bool = Field(
+        True, description="Let processes of this host and user map what lies in memory, over a socket beside the port."
+    )
+    local_folder: Path | None = Field(
+        None, description="Where that socket lies; none: beside a grpc+unix socket, else under $XDG_RUNTIME_DIR or /tmp."
+    )
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
     max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
     metrics: str | None = Field(None, description="Where to serve Prometheus metrics over HTTP, as HOST:PORT; none: not.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,11 +24,14 @@ import pytest
 import fletching
 from fletching import Cache
 from fletching._embed import EmbeddedTransport
-from fletching_server import Engine, open_engine
+from fletching._served import ServedTransport
+from fletching_server import Engine, handover, hot, open_engine
 from fletching_server.service import Service
 from fletching_server.testing import ManualClock
 
-PLANES = ("embedded", "tcp", "unix")
+# "mapped" is "local" with limits of 0: even a few rows are handed over as places in shared memory.
+PLANES = ("embedded", "tcp", "unix", "local", "mapped")
+LOCAL = ("local", "mapped")
 START_SECONDS = 60.0  # on a busy machine; a server is up in about one second
 
 
@@ -51,6 +55,26 @@ class Rig:
         if self.service is not None:
             assert self.service._edge.calls.wait_until_idle(20), f"{self.service.active_calls} calls never ended"
 
+    def let_go(self) -> None:
+        """Return once no lease is held for this cache; frames that a test still has would keep theirs."""
+        self.wait_until_idle()
+        if self.service is not None and self.service.local is not None:
+            if isinstance(self.cache._transport, ServedTransport) and self.cache._transport._local:
+                self.cache._transport._local._images.clear()
+            gc.collect()
+            lifetimes = self.service.local.lifetimes
+            assert lifetimes.wait_until_none(20), f"{lifetimes.count} leases of other processes never ended"
+
+
+@contextmanager
+def everything_is_mapped() -> Iterator[None]:
+    """Take the limits away below which rows are sent, or stay in private memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handover, "SENT_BYTES", -1)
+        patch.setattr(handover, "FEW_SENT_BYTES", -1)
+        patch.setattr(hot, "WORTH_BYTES", 0)
+        yield
+
 
 class Rigs:
     """Makes rigs and closes them: clients, then services, then engines."""
@@ -65,17 +89,23 @@ class Rigs:
         return self._root / f"{name}{self._count}"
 
     def listen(self, plane: str) -> str:
-        return "grpc://127.0.0.1:0" if plane == "tcp" else f"grpc+unix://{self.folder('s')}.sock"
+        return f"grpc+unix://{self.folder('s')}.sock" if plane in {"unix", "mapped"} else "grpc://127.0.0.1:0"
 
     def __call__(self, plane: str, sources: Sequence[Any] = (), clock: Any = None, **settings: Any) -> Rig:
         closing = self._made.enter_context(ExitStack())
         store = settings.pop("store", None) or self.folder("store")
         drain = settings.setdefault("drain_seconds", 2.0)
-        engine = closing.enter_context(open_engine(store, sources, clock, **settings))
+        if plane == "mapped":
+            closing.enter_context(everything_is_mapped())
+        shares = settings.pop("shares", plane in LOCAL)
+        settings.setdefault("local_folder", self._root / "local")
+        engine = closing.enter_context(open_engine(store, sources, clock, shares=shares, **settings))
         if plane == "embedded":
             return Rig(plane, engine, None, closing.enter_context(Cache(EmbeddedTransport(engine))), closing)
         service = closing.enter_context(Service(engine, self.listen(plane), drain_seconds=drain))
-        return Rig(plane, engine, service, closing.enter_context(fletching.connect(service.url, timeout=60)), closing)
+        forced: Any = "local" if plane in LOCAL else "flight"
+        cache = closing.enter_context(fletching.connect(service.url, timeout=60, plane=forced))
+        return Rig(plane, engine, service, cache, closing)
 
     def close(self) -> None:
         self._made.close()

@@ -67,7 +67,7 @@ def test_what_was_read_once_survives_a_kill_without_another_upstream_call(root: 
         minutes = cache.read("bars_1m", "000001.SZ", "2024-03-20", "2024-03-20")
         again, warm = cache.read(*ASKED, info=True)
     assert first.height > 400
-    assert (cold.tier, cold.upstream_calls, cold.plane) == ("source", 1, "flight")
+    assert (cold.tier, cold.upstream_calls, cold.plane) == ("source", 1, "local")
     assert (warm.tier, warm.upstream_calls) == ("hot", 0)
     assert_frame_equal(again, first)
     server.send("kill")

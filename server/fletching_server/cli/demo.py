@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -91,8 +92,9 @@ def _measured(cache: Cache, request: dict[str, Any]) -> tuple[str, ...]:
 def _server(store: Path, config: Path) -> Iterator[Cache]:
     """Run a server on *store* in another process, yield a connection to it, and kill it in the end."""
     command = [sys.executable, "-m", "fletching_server", "serve", "--store", str(store), "--listen", "grpc://127.0.0.1:0"]
+    environment = os.environ | {"FLETCHING_LOCAL_FOLDER": str(store.parent)}  # killed, it would leave its socket there
     with subprocess.Popen(  # noqa: S603  # our own module, by our own interpreter
-        [*command, "--source", f"sim:{config}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--source", f"sim:{config}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""

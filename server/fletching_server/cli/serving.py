@@ -14,6 +14,7 @@ import typer
 from fletching_server import logs
 from fletching_server.engine import Engine
 from fletching_server.metrics import Metrics
+from fletching_server.sealed import raise_descriptor_limit
 from fletching_server.service import Address, Service, wait_for_signal
 from fletching_server.settings import Settings, load_settings
 from fletching_server.sources.registry import make_source
@@ -60,7 +61,10 @@ def serve(
     if not settings.sources:
         log.warning("no source: only what the store holds and user tables are served", store=str(settings.store))
     with ExitStack() as opened:
-        engine = opened.enter_context(Engine(settings, [make_source(spec) for spec in settings.sources]))
+        if settings.local_plane:
+            raise_descriptor_limit()
+        sources = [make_source(spec) for spec in settings.sources]
+        engine = opened.enter_context(Engine(settings, sources, shares=settings.local_plane))
         _warn_of_calendars(engine)
         if settings.metrics:
             Address.parse(f"grpc://{settings.metrics}", insecure=insecure)

@@ -1,0 +1,139 @@
+"""One connection to a server's local socket: frames out, frames and descriptors in."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final, Self
+
+import pyarrow as pa
+
+from fletching_schemas.errors import InvalidRequest
+from fletching_schemas.local import (
+    HEAD_BYTES,
+    LOCAL_VERSION,
+    MAX_TOLD_BYTES,
+    Frame,
+    frame,
+    packed,
+    told_head,
+)
+
+_RECEIVE_BYTES: Final = 1 << 16
+_ROOM_FOR_DESCRIPTORS: Final = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+_open: Final[weakref.WeakSet[Channel]] = weakref.WeakSet()
+
+
+class Unusable(Exception):  # noqa: N818  # never leaves the client
+    """The local plane cannot be used, now or at all; Flight can."""
+
+
+class Channel:
+    """A connection on which one question is asked at a time.
+
+    Raises ``Unusable`` where nobody answers there, or somebody else than the server *instance*.
+    """
+
+    def __init__(self, path: str, instance: str, timeout: float) -> None:
+        self._received, self._at = b"", 0
+        self._descriptors: deque[int] = deque()
+        self._socket = socket.socket(socket.AF_UNIX)
+        _open.add(self)
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(path)
+            self._greet(instance)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (OSError, ValueError, InvalidRequest)):
+                raise Unusable(str(error)) from error
+            raise
+
+    def _greet(self, instance: str) -> None:
+        self._socket.sendall(frame(Frame.HELLO, json.dumps({"version": LOCAL_VERSION}).encode()))
+        kind, body = self.receive()
+        told: dict[str, Any] = json.loads(bytes(body))
+        if kind != Frame.HELLO or told.get("instance") != instance or told.get("version") != LOCAL_VERSION:
+            raise Unusable(f"another server answers: {told!r:.200}")
+
+    def ask(self, serials: Sequence[int], request: bytes) -> None:
+        """Send a read, by somebody who maps the images *serials*."""
+        self._socket.sendall(frame(Frame.READ, packed(serials, request)))
+
+    def receive(self) -> tuple[Frame, bytes | pa.Buffer]:
+        """Return the next frame; ARROW as a buffer that columns may refer to."""
+        kind, size = told_head(self._take(HEAD_BYTES), MAX_TOLD_BYTES)
+        return kind, self._fill(size) if kind == Frame.ARROW else self._take(size)
+
+    def descriptors(self, count: int) -> list[int]:
+        """Return the next *count* descriptors that came, which the caller owns."""
+        if len(self._descriptors) < count:
+            raise Unusable("descriptors were lost on the way: the limit of this process (ulimit -n) is reached")
+        return [self._descriptors.popleft() for _ in range(count)]
+
+    def _take(self, size: int) -> bytes:
+        """Return the next *size* bytes."""
+        if len(self._received) - self._at < size:
+            waiting = [self._received[self._at :]]
+            missing = size - len(waiting[0])
+            while missing > 0:
+                waiting.append(self._some(max(missing, _RECEIVE_BYTES)))
+                missing -= len(waiting[-1])
+            self._received, self._at = b"".join(waiting), 0
+        self._at += size
+        return self._received[self._at - size : self._at]
+
+    def _fill(self, size: int) -> pa.Buffer:
+        """Return the next *size* bytes in aligned memory: what lies there already, and the rest without another copy."""
+        buffer = pa.allocate_buffer(size)
+        target = memoryview(buffer).cast("B")
+        have = min(size, len(self._received) - self._at)
+        target[:have] = self._received[self._at : self._at + have]
+        self._at += have
+        while have < size:
+            count = self._socket.recv_into(target[have:])
+            if not count:
+                raise ConnectionResetError("the server hung up")
+            have += count
+        return buffer
+
+    def _some(self, most: int) -> bytes:
+        data, ancillary, flags, _ = self._socket.recvmsg(most, _ROOM_FOR_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, raw in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
+                self._descriptors.extend(numbers)
+        if not data:
+            raise ConnectionResetError("the server hung up")
+        if flags & socket.MSG_CTRUNC:
+            raise Unusable("no descriptor is left in this process (ulimit -n)")
+        return data
+
+    def close(self) -> None:
+        """Hang up, and let go of what came and nobody took; a second call does nothing."""
+        while self._descriptors:
+            with suppress(OSError):
+                os.close(self._descriptors.popleft())
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _in_child() -> None:
+    """Close this process's copies: the parent still talks on them, and should be the only one."""
+    for channel in list(_open):
+        channel.close()
+
+
+os.register_at_fork(after_in_child=_in_child)
