@@ -24,6 +24,7 @@ from fletching_server.clock import Clock
 from fletching_server.hot import HotTier
 from fletching_server.image import Window
 from fletching_server.kept import Keeper, KeptPrices, Pricing
+from fletching_server.pieces import Layers, Part, Place
 from fletching_server.reads import Answer, Reads
 from fletching_server.snapshot import StoredFile
 from fletching_server.store import Store
@@ -120,12 +121,9 @@ class AdjustedReads:
             raw.info.adjustment = Adjustment(method, told, prepared.factors, version_of(plan.symbols, book.steps))
         steps = book.as_of(plan.symbols, reference) if method == "qfq" else book.steps
         mark = (plan.files, plan.window, plan.symbols, book.generation, reference)
-        rows = self._rows(prepared, raw, steps, mark)
-        return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, plan)
+        return self._priced(prepared, raw, steps, mark)
 
-    def _rows(
-        self, prepared: _Prepared, raw: Answer, steps: Mapping[str, Steps | None], mark: _Mark
-    ) -> pa.Table | Iterator[pa.RecordBatch]:
+    def _priced(self, prepared: _Prepared, raw: Answer, steps: Mapping[str, Steps | None], mark: _Mark) -> Answer:
         """Return the adjusted rows: with the prices that are kept, or with new ones, kept if they are read the second time."""
         pricing: Pricing = partial(adjusted_prices, prepared.dataset, prices=prepared.prices, steps=steps)
         last = prepared.kept
@@ -134,10 +132,11 @@ class AdjustedReads:
             self._hot.drop({last[1]} if last else set())
         elif (lease := self._hot.lease(last[1])) is not None:
             raw.held.callback(lease.release)
-            pricing = KeptPrices(lease.image.table)
+            rows = _changed(prepared, raw, KeptPrices(lease.image.table))
+            return _answer(prepared, raw, rows, *_beside(prepared, raw, Place(lease.image, last[1], 0)))
         else:
             pricing = Keeper(pricing, prepared.prices, self._hot, last[1])
-        return _changed(prepared, raw, pricing)
+        return _answer(prepared, raw, _changed(prepared, raw, pricing))
 
     def kept_keys(self, dataset: str) -> set[str]:
         """Return the keys under which adjusted prices of *dataset* may be held in memory."""
@@ -244,6 +243,32 @@ def _changed(prepared: _Prepared, raw: Answer, pricing: Pricing) -> pa.Table | I
         _keep(pricing)
         return rows
     return _streamed(prepared, raw, pricing)
+
+
+def _answer(
+    prepared: _Prepared,
+    raw: Answer,
+    rows: pa.Table | Iterator[pa.RecordBatch],
+    parts: Iterator[Part] | None = None,
+    layers: Layers | None = None,
+) -> Answer:
+    return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, raw.plan, parts, layers)
+
+
+def _beside(prepared: _Prepared, raw: Answer, prices: Place) -> tuple[Iterator[Part] | None, Layers | None]:
+    """Return the rows of *raw* with kept *prices* as a layer of their own, where they lie in memory."""
+    kept = tuple(prices.image.table.column_names)
+    others = tuple(name for name in prepared.names if name not in kept)
+    if raw.parts is None or not others:
+        return None, None
+    return _with_layer(raw.parts, prices), (others, kept)
+
+
+def _with_layer(parts: Iterator[Part], prices: Place) -> Iterator[Part]:
+    row = 0
+    for part in parts:
+        yield Part(part.rows, (*part.places, replace(prices, start=row)))
+        row += part.rows
 
 
 def _streamed(prepared: _Prepared, raw: Answer, pricing: Pricing) -> Iterator[pa.RecordBatch]:

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from fletching_schemas import Dataset, ReadInfo, Tier
-from fletching_server.image import Image, Window, build_image
+from fletching_server.image import Image, Window, build_image, unindexed_image
 from fletching_server.snapshot import StoredFile
 from fletching_server.spans import Days, subtract
 
@@ -60,6 +60,12 @@ class Part:
             for item, column in zip(more.schema, more.columns, strict=True):
                 table = table.append_column(item, column)
         return table
+
+
+def lying(table: pa.Table) -> Iterator[Part]:
+    """Yield *table*, which no tier holds, as a part of an answer."""
+    if table.num_rows:
+        yield Part(table.num_rows, (Place(unindexed_image(table), None, 0),))
 
 
 # Which columns lie together: names per layer, each column in one layer.

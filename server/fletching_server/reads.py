@@ -32,7 +32,7 @@ from fletching_server.desk import Desk
 from fletching_server.fills import Fills
 from fletching_server.gaps import Gaps, World, present_session, unknown
 from fletching_server.hot import HotTier
-from fletching_server.pieces import Layers, Part, Piece, Run, Tally, parts, pieces
+from fletching_server.pieces import Layers, Part, Piece, Run, Tally, lying, parts, pieces
 from fletching_server.plan import Plan, named_symbols, resolve
 from fletching_server.progress import Progress, ProgressBoard
 from fletching_server.repair import Repairs
@@ -76,6 +76,8 @@ class Answer:
         self.schema, self.info, self.batch_rows, self.plan = schema, info, batch_rows, plan
         self.whole = rows if isinstance(rows, pa.Table) else None
         self._rows, self.held = rows, held
+        if parts is None and self.whole is not None:
+            parts, layers = lying(self.whole), (tuple(schema.names),)
         self.parts, self.layers = parts, layers or (plan.columns,)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -308,8 +310,8 @@ class Reads:
             return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead))
         following = chain(ahead, rows)
         batches = cut((part.table((plan.columns,)) for part in following), size)
-        lying = following if in_memory else None
-        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, lying)
+        rows_lying = following if in_memory else None
+        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, rows_lying)
 
     def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""

@@ -116,7 +116,7 @@ def test_our_stream_lets_go_when_it_is_dropped(batches: int, rigs: Rigs, plane: 
     reader = rig.cache.stream("big")
     assert all(reader.read_next_batch().num_rows > 0 for _ in range(batches))
     del reader
-    rig.wait_until_idle()
+    rig.let_go()
     assert rig.engine.hot.facts()["hot_leases"] == 0
     assert not any(rig.engine.store._pins.values())
 
@@ -197,5 +197,6 @@ def test_a_stream_survives_the_eviction_of_what_it_reads(
     assert held["hot_leased_bytes"] == held["hot_bytes"] > 0  # it stays, counted, until the stream ends
     batches += list(reader)
     assert_frame_equal(pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches))), big)
-    rig.wait_until_idle()
+    del batches, reader
+    rig.let_go()
     assert rig.engine.hot.facts()["hot_bytes"] == 0
