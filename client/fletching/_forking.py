@@ -33,6 +33,7 @@ _GRPC_THREADS: Final = frozenset({"event_engine", "grpc_global_tim", "lifeguard"
 _GRPC_ENDS_SECONDS: Final = 1.0
 _connected: Final[weakref.WeakSet[Connected]] = weakref.WeakSet()
 _lost: Final = threading.Event()
+_forked: Final = threading.Event()
 
 
 def watch(connection: Connected) -> None:
@@ -47,6 +48,11 @@ def check_usable() -> None:
             "this process was forked while a stream was read or something else used gRPC, which does not survive that; "
             "start processes by 'spawn' (multiprocessing.get_context('spawn')), or fork before reading"
         )
+
+
+def in_forked_child() -> bool:
+    """Return whether this process was forked, and has none of the threads that libraries had started before."""
+    return _forked.is_set()
 
 
 def _grpc_runs() -> bool:
@@ -67,6 +73,7 @@ def _before() -> None:
 
 
 def _in_child() -> None:
+    _forked.set()
     for connection in list(_connected):
         connection.arrive_in_child()
 

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import polars as pl
 import pyarrow as pa
 
+from fletching._forking import in_forked_child
 from fletching_schemas.errors import InvalidRequest
 
 Output = Literal["polars", "arrow", "pandas"]
@@ -25,12 +26,22 @@ def answered(answer: Any, output: str) -> Any:
     return frame() if frame else to_output(answer.table(), output)
 
 
+def framed(table: pa.Table) -> pl.DataFrame:
+    """Return *table* as a frame that shares its memory where the types allow.
+
+    Polars' threads do not survive a fork, and ``from_arrow`` may wait for them for ever; column by column it needs none.
+    """
+    if in_forked_child():
+        return pl.DataFrame([pl.Series(name, table.column(name)) for name in table.column_names])
+    return pl.DataFrame(pl.from_arrow(table, rechunk=False))
+
+
 def to_output(table: pa.Table, output: str) -> Any:
     """Return *table* as Polars (sharing its memory where the types allow), Arrow as it is, or pandas (a copy)."""
     if output == "arrow":
         return table
     if output == "polars":
-        return pl.from_arrow(table, rechunk=False)
+        return framed(table)
     try:
         import pandas as pd  # noqa: F401, PLC0415  # only those who ask for it need it
     except ModuleNotFoundError as error:

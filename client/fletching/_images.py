@@ -20,7 +20,7 @@ import pyarrow as pa
 
 SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 KEPT_BYTES: Final = 256 << 20  # mapped images that no frame may refer to any more: each keeps the server from evicting it
-KEPT_IMAGES: Final = 256
+KEPT_IMAGES: Final = 128  # each costs two descriptors
 
 
 class MappedImage:

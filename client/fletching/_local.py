@@ -50,12 +50,12 @@ class LocalPlane:
 
     def read(self, request: ReadRequest) -> MappedAnswer | SentAnswer:
         """Return the answer; ``Unusable`` where it must be asked for otherwise."""
-        known = self._images.known()
+        known, raw = self._images.known(), request.to_bytes()
         with self._lock:
             channel = self._idle.pop() if self._idle else None
         channel = channel or self._channel()
         try:
-            answer = self._asked(channel, request, known)
+            answer = self._asked(channel, request, raw, known)
         except BaseException as error:
             channel.close()
             if isinstance(error, TimeoutError):
@@ -69,9 +69,11 @@ class LocalPlane:
             raise answer
         return answer
 
-    def _asked(self, channel: Channel, request: ReadRequest, known: dict[int, MappedImage]) -> MappedAnswer | SentAnswer | Error:
+    def _asked(
+        self, channel: Channel, request: ReadRequest, raw: bytes, known: dict[int, MappedImage]
+    ) -> MappedAnswer | SentAnswer | Error:
         """Return the answer, or the error that the server sent."""
-        channel.ask(list(known), request.to_bytes())
+        channel.ask(list(known), raw)
         kind, body = channel.receive()
         while kind == Frame.IMAGES:
             known |= {serial: MappedImage(*channel.descriptors(2)) for serial in unpacked(bytes(body))[0]}

@@ -118,7 +118,7 @@ class Handover:
             return None
         try:
             ending = self._lifetimes.bind(lease)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no descriptor left, or closed by now
             lease.release()
             log.warning("an image cannot be handed over: its rows are sent", error=str(error))
             return None

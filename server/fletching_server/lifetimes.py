@@ -44,12 +44,17 @@ class Lifetimes:
                 os.close(handed)
                 raise
             self._leases[watched] = lease
+            self._lock.notify_all()
         return handed
+
+    def wait_until(self, count: int, seconds: float) -> bool:
+        """Return whether, within *seconds*, there were *count* leases."""
+        with self._lock:
+            return self._lock.wait_for(lambda: len(self._leases) == count, seconds)
 
     def wait_until_none(self, seconds: float) -> bool:
         """Return whether all leases ended within *seconds*."""
-        with self._lock:
-            return self._lock.wait_for(lambda: not self._leases, seconds)
+        return self.wait_until(0, seconds)
 
     def settle(self) -> None:
         """End the leases whose descriptors are closed by now, before their thread comes to it."""

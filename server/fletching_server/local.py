@@ -117,6 +117,7 @@ class LocalEdge:
         """Forget *connection*."""
         with self._changed:
             self._connections.discard(connection)
+            self._changed.notify_all()
 
     @property
     def active(self) -> int:
@@ -127,6 +128,11 @@ class LocalEdge:
     def connections(self) -> int:
         """How many clients are connected."""
         return len(self._connections)
+
+    def wait_for_connections(self, count: int, seconds: float = 20.0) -> bool:
+        """Return whether, within *seconds*, not more than *count* clients were connected."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._connections) <= count, seconds)
 
     def close(self, seconds: float = 0.0) -> bool:
         """Refuse new calls, wait *seconds* for those under way, and return whether all ended; a second call does nothing."""

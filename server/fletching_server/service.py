@@ -159,10 +159,9 @@ class Address:
 
     def local_path(self, bound_port: int, folder: Path | None) -> Path:
         """Return where the local socket of this address lies; ``InvalidRequest`` where its path would be too long."""
-        if self.socket_path:
-            path = (folder or self.socket_path.parent) / f"{self.socket_path.name}.local"
-        else:
-            path = (folder or _runtime_folder()) / f"{self.host.replace(':', '_')}-{bound_port}.sock"
+        where = str(self.socket_path.absolute()) if self.socket_path else ""
+        name = f"unix-{disk.digest(where.encode())[:16]}" if where else f"{self.host.replace(':', '_')}-{bound_port}"
+        path = (folder or _runtime_folder()) / f"{name}.sock"
         if len(str(path).encode()) > SOCKET_PATH_BYTES:
             raise InvalidRequest(f"the socket path {path} is longer than {SOCKET_PATH_BYTES} bytes; set local_folder")
         return path

@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         True, description="Let processes of this host and user map what lies in memory, over a socket beside the port."
     )
     local_folder: Path | None = Field(
-        None, description="Where that socket lies; none: beside a grpc+unix socket, else under $XDG_RUNTIME_DIR or /tmp."
+        None, description="Folder of that socket; none: one of this user's own under $XDG_RUNTIME_DIR or /tmp."
     )
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
     max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
