@@ -29,7 +29,7 @@ class Connected(Protocol):
         ...
 
 
-_GRPC_THREADS: Final = frozenset({"event_engine", "grpc_global_tim", "lifeguard"})
+_GRPC_THREADS: Final = frozenset({"event_engine", "grpc_global_tim", "grpc_shutdown", "lifeguard"})
 _GRPC_ENDS_SECONDS: Final = 1.0
 _connected: Final[weakref.WeakSet[Connected]] = weakref.WeakSet()
 _lost: Final = threading.Event()
