@@ -55,6 +55,8 @@ def settled(day: date, now: datetime) -> bool:
 class CacheMachine(RuleBasedStateMachine):
     """One engine, its source, and what a reader of the source would know."""
 
+    shares = False
+
     @initialize(
         seed=st.integers(0, 2**32),
         buckets=st.sampled_from([1, 3]),
@@ -90,7 +92,14 @@ class CacheMachine(RuleBasedStateMachine):
             threads=1,
             compact_segments=10_000,
             compact_idle_seconds=3600,
+            shares=self.shares,
         )
+
+    def shut(self) -> None:
+        self.engine.close()
+
+    def read(self, dataset: str = "bars_1d", **asked: Any) -> pa.Table:
+        return read(self.engine, dataset, **asked)
 
     def deliver(self, request: FetchRequest) -> pa.Table:
         cells = [(name, day) for name in request.symbols for day in SESSIONS if request.start <= day <= request.end]
@@ -175,7 +184,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(names=symbols, days=ranges)
     def reading(self, names: tuple[str, ...], days: tuple[date, date]) -> None:
         try:
-            table = read(self.engine, symbols=names, start=days[0], end=days[1])
+            table = self.read(symbols=names, start=days[0], end=days[1])
         except SourceUnavailable:
             assert self.source.error is not None
             self.land()
@@ -185,7 +194,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(names=symbols, days=ranges, columns=st.sampled_from([["close"], ["volume", "symbol"]]))
     def reading_what_is_held(self, names: tuple[str, ...], days: tuple[date, date], columns: list[str]) -> None:
-        held = read(self.engine, symbols=names, start=days[0], end=days[1], columns=columns, on_miss="cached")
+        held = self.read(symbols=names, start=days[0], end=days[1], columns=columns, on_miss="cached")
         assert held.column_names == columns
         assert self.source.requests == []
 
@@ -216,7 +225,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def a_restart(self) -> None:
-        self.engine.close()
+        self.shut()
         self.engine = self.opened()
 
     @rule(names=symbols, days=ranges)
@@ -235,7 +244,7 @@ class CacheMachine(RuleBasedStateMachine):
             return
         path = self.engine.store.root / self.random.choice(files).path
         if restart or how == "flip":  # a flip may lie in what is checked once per start only
-            self.engine.close()
+            self.shut()
         if path.exists():
             raw = bytearray(path.read_bytes())
             spot = min(int(place * len(raw)), len(raw) - 1)
@@ -255,7 +264,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule()
     def everything_is_read_again(self) -> None:
         self.engine.act(Action.EVICT, {})
-        table = read(self.engine, symbols=NAMES, start=SESSIONS[0], end=SESSIONS[-1])
+        table = self.read(symbols=NAMES, start=SESSIONS[0], end=SESSIONS[-1])
         self.check_answer(table, NAMES, SESSIONS[0], SESSIONS[-1])
         self.source.requests.clear()
         self.fetched = {}
@@ -284,7 +293,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule()
     def a_user_reads(self) -> None:
         try:
-            found = [(row["id"], row["day"], row["x"]) for row in read(self.engine, "mine").to_pylist()]
+            found = [(row["id"], row["day"], row["x"]) for row in self.read("mine").to_pylist()]
         except UnknownDataset:
             assert self.table is None
         else:
@@ -312,7 +321,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "engine"):
-            self.engine.close()
+            self.shut()
             shutil.rmtree(self.folder)
 
 
