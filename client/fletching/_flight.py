@@ -134,6 +134,7 @@ class FlightTransport:
         if isinstance(error, fl.FlightTimedOutError):
             return SourceTimeout(f"{self.address} did not answer within {self._timeout:g} s (timeout=...): {text}")
         if isinstance(error, fl.FlightUnavailableError):
+            self.drop_connection()  # gRPC would wait longer and longer before it tries again; a new one tries at once
             return ServerUnreachable(
                 f"nobody answers at {self.address}; start a server with `fletching serve`, or check the address ({text})"
             )

@@ -88,7 +88,7 @@ class LocalPlane:
         _, ending = channel.receive()
         used = {serial: known[serial] for serial in told["images"]}
         answer = MappedAnswer(request, _layers(told, list(used.values())), told["columns"], bytes(ending))
-        self._images.keep(used)
+        self._images.keep({serial: image for serial, image in used.items() if serial != told["once"]})
         return answer
 
     def give_back(self, channel: Channel) -> None:

@@ -5,14 +5,14 @@
                                      <-  HELLO   {"version", "instance"}
     READ    serials, ReadRequest     ->
                                      <-  IMAGES  serials, with two descriptors each: the image, and what ends its lease
-                                     <-  MAPPED  {"columns", "layers", "images", "parts"}
+                                     <-  MAPPED  {"columns", "layers", "images", "parts", "once"}
                                      or  ARROW   an IPC stream with some rows, as often as needed
                                      <-  END     ReadInfo, where the request asks for it
                                      or  ERROR   {"code", "message", "retry_at"}
 
 A READ names the images that the client maps already, so that only others are handed over. *images* of MAPPED are serials;
 *layers* are the names of the columns that lie together; *parts* is a flat list of integers: rows, then per layer the place of
-the image in *images* and the first row in it.
+the image in *images* and the first row in it. The image *once* (or null) belongs to this answer alone.
 """
 
 from __future__ import annotations

@@ -39,13 +39,14 @@ class Mapped:
 
     ``images`` has the number of each image, by serial. ``parts`` is flat: rows, then per layer the number of an image and the
     first row in it. ``handed`` has two descriptors for each image that is handed over with the answer, by serial: the image,
-    and what ends the lease on it.
+    and what ends the lease on it. ``once`` is the serial of the image that nobody asks for again.
     """
 
     layers: Layers
     images: dict[int, int] = field(default_factory=dict)
     handed: dict[int, tuple[int, int]] = field(default_factory=dict)
     parts: list[int] = field(default_factory=list)
+    once: int | None = None
 
     def add(self, rows: int, places: Iterable[tuple[Sealed, int]]) -> None:
         """Add *rows* that begin, layer by layer, at *places*."""
@@ -80,17 +81,20 @@ class Handover:
                 break
         else:
             most = FEW_SENT_BYTES if len(taken) <= FEW_PARTS else SENT_BYTES
-            if rows and rows * width > most and self._maps(answer.layers, taken):
+            if rows and rows * width > most and self._maps(answer.layers, taken, width):
                 return self._mapped
         return map(tight, answer.from_parts(taken))
 
-    def _maps(self, layers: Layers, taken: Sequence[Part]) -> bool:
-        """Return whether *taken* could be put into places."""
+    def _maps(self, layers: Layers, taken: Sequence[Part], width: float) -> bool:
+        """Return whether *taken*, of rows of *width* bytes, could be put into places."""
         self._mapped = Mapped(layers)
         loose = [part for part in taken if not all(map(self._lend, part.places))]
+        if sum(part.rows for part in loose) * width > MOST_LOOSE_BYTES:  # too much is lent already
+            return False
         once = self._gathered(loose, layers) if loose else None
         if loose and once is None:
             return False
+        self._mapped.once = once.serial if once else None
         row = 0
         for part in taken:
             if once is not None and not all(place.key in self._lent for place in part.places):

@@ -239,6 +239,7 @@ class _Connection:
             "layers": found.layers,
             "images": list(found.images),
             "parts": found.parts,
+            "once": found.once,
         }
         following = frame(Frame.MAPPED, json.dumps(told).encode()) + ending
         serials = list(found.handed)

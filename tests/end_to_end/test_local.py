@@ -247,6 +247,23 @@ def test_a_frame_outlives_cache_and_server(rigs: Rigs, wide: pl.DataFrame) -> No
     assert_frame_equal(frame, wide)
 
 
+def test_what_was_gathered_for_one_answer_leaves_with_it(rigs: Rigs, wide: pl.DataFrame) -> None:
+    rig = rigs("local", [], memory="256MiB", compact_idle_seconds=3600)
+    rig.cache.write("wide", wide, keys=["symbol", "ts"])
+    later = wide.head(ROWS // 2).with_columns(pl.col("price") + 1)  # two overlapping runs: what is read is merged
+    rig.cache.write("wide", later, keys=["symbol", "ts"])
+    held = facts(rig)["hot_bytes"]
+    frame, info = rig.cache.read("wide", ["S02", "S03"], info=True)
+    assert (info.plane, info.tier) == ("local", "hot")
+    assert facts(rig)["hot_bytes"] > held
+    assert any(address in mapped for address, _ in buffers(frame, "price") for mapped in mapped_ranges())
+    assert_frame_equal(frame, later.filter(pl.col("symbol").is_in(["S02", "S03"])))
+    del frame
+    gc.collect()
+    assert edge_of(rig).lifetimes.wait_until_none(20)
+    assert facts(rig)["hot_bytes"] == held
+
+
 def test_what_is_mapped_never_takes_the_whole_budget(rigs: Rigs, wide: pl.DataFrame) -> None:
     rig = rigs("local", [], memory="40MiB")
     frames = []
@@ -280,6 +297,13 @@ def test_descriptors_and_bytes_come_back(rig: Rig) -> None:
     rig.let_go()
     assert edge_of(rig).wait_for_connections(1)
     assert (descriptors(), facts(rig)["hot_bytes"]) == before
+
+
+@pytest.mark.parametrize("listen", ["grpc://0.0.0.0:0", "grpc://[::1]:0", "grpc://localhost:0", "grpc+unix://{root}/s.sock"])
+def test_it_is_there_whatever_the_server_listens_at(listen: str, rigs: Rigs, root: Path) -> None:
+    engine = rigs("embedded", ["sim"], shares=True).engine
+    with Service(engine, listen.format(root=root), insecure=True) as service, fletching.connect(service.url) as cache:
+        assert cache.read("bars_1d", "000001.SZ", "2024-01-02", "2024-01-31", info=True)[1].plane == "local"
 
 
 # Falling back
@@ -547,6 +571,28 @@ def test_a_socket_of_another_server_is_not_talked_to(rig: Rig) -> None:
 
 def test_the_host_is_known_by_its_start() -> None:
     assert len(host_id()) == 36
+
+
+def test_frames_survive_the_kill_of_their_server_and_reads_go_on_with_the_next(
+    root: Path, wide: pl.DataFrame, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fletching._served._LOOK_AGAIN_SECONDS", 0.0)
+    environment = {"FLETCHING_LOCAL_FOLDER": str(root / "local")}
+    listen = f"grpc+unix://{root}/s.sock"
+    server = processes.serve(root / "store", [], listen, environment)
+    with fletching.connect(server.url()) as cache:
+        cache.write("wide", wide, keys=["symbol", "ts"])
+        frame, info = cache.read("wide", info=True)
+        server.send("kill")
+        server.wait()
+        with pytest.raises(ServerUnreachable):
+            cache.read("wide")
+        assert_frame_equal(frame, wide)
+        processes.serve(root / "store", [], listen, environment).url()
+        again, after = cache.read("wide", info=True)
+        assert_frame_equal(again, frame)
+        planes = {info.plane, cache.read("wide", info=True)[1].plane}
+        assert (planes, after.tier) == ({"local"}, "cold")
 
 
 def test_what_a_server_hands_over_and_nobody_takes_is_closed(rig: Rig) -> None:
