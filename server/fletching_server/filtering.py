@@ -82,11 +82,11 @@ def expression(where: Filter, schema: pa.Schema) -> pl.Expr:
 
 
 def _listed(values: Sequence[Value], kind: pa.DataType) -> pl.Series:
-    """Return *values* in the column's own type; whole numbers that do not fit into it are left out: it has none of them."""
+    """Return *values* as one list of the column's own type; whole numbers that do not fit into it are left out: it has none of them."""
     fitting = [value for value in values if not pa.types.is_integer(kind) or _fits(value, kind)]
     if pa.types.is_floating(kind):
         fitting = [float(value) for value in fitting if not isinstance(value, (str, date))]
-    return pl.Series(values=pl.from_arrow(pa.array(fitting, kind)))
+    return pl.Series(values=pl.from_arrow(pa.array(fitting, kind))).implode()
 
 
 def _fits(value: Any, kind: pa.DataType) -> bool:
