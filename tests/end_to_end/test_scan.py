@@ -28,7 +28,7 @@ DAYS: Final = weekdays(date(2026, 11, 2), date(2026, 11, 13))
 NAMES: Final = ("000001.SZ", "000002.SZ", "600519.SH")
 SHANGHAI, NEW_YORK = ZoneInfo("Asia/Shanghai"), ZoneInfo("America/New_York")
 ENGINES: Final = ("in-memory", "streaming")
-EXAMPLES: Final = 150
+EXAMPLES: Final = 80
 
 # What is read
 
@@ -96,6 +96,7 @@ DATASETS: Final = ("bars_1d", "bars_30m", "night", "coins", "mixed", "ticks", "o
 RANGES: Final[list[dict[str, Any]]] = [
     {"start": "2026-11-02"},
     {"start": "2026-11-04", "end": "2026-11-11"},
+    {"start": "2026-11-04", "end": "2026-11-08"},  # a Sunday, on whose evening Monday's session begins in Chicago
     {"start": "2026-11-03T10:00", "end": "2026-11-12"},
     {"start": "2026-11-04", "end": "2026-11-10T15:00"},
     {"start": "2026-11-03T02:00Z", "end": "2026-11-09T23:30Z"},
@@ -119,7 +120,7 @@ def held(request: pytest.FixtureRequest, module_rigs: Rigs) -> Held:
     rig = module_rigs(request.param, sources(), ManualClock(NOW), compact_idle_seconds=3600)
     rig.cache.write("mixed", mixed(), keys=["symbol", "day"], time="day")
     rig.cache.write("ticks", ticks(), keys=["symbol", "ts"], time="ts")
-    odd = ticks(lambda number: DAYS[0] + timedelta(days=number // 2 * 3))  # sessions that have nothing to do with the instants
+    odd = ticks(lambda number: DAYS[0] + timedelta(days=number // 4 if number < 10 else 3 * number))  # far from the instants
     rig.cache.write("odd", odd, keys=["symbol", "ts"], time="ts")
     frames = {(name, place): rig.cache.read(name, **span) for name in DATASETS for place, span in enumerate(RANGES)}
     assert all(frames[name, 0].height for name in DATASETS)
@@ -194,20 +195,22 @@ def unpushed(column: str, other: str, kind: pl.DataType) -> list[pl.Expr]:
 
 
 @st.composite
-def conditions(draw: st.DrawFn, schema: pl.Schema) -> pl.Expr:
-    """Return a condition on one column, often on one that a request can be narrowed by."""
+def conditions(draw: st.DrawFn, frame: pl.DataFrame) -> pl.Expr:
+    """Return a condition on one column, often on one that a request can be narrowed by, and often with a value of its own."""
+    schema = frame.schema
     keys = [name for name in schema if name in {"symbol", "ts", "trading_date", "day"}]
-    column = draw(picks([*keys, *keys, *schema]))
+    column = draw(picks([*schema, *keys * (len(schema) // 2)]))
     kind, here = schema[column], pl.col(column)
 
     def value() -> pl.Expr:
-        return literal(draw(picks(values_for(kind))), draw(picks(FORMS)))
+        own = [] if frame.is_empty() or draw(st.booleans()) else [frame[column][draw(st.integers(0, frame.height - 1))]]
+        return literal(draw(picks(own or values_for(kind))), draw(picks(FORMS)))
 
-    form = draw(picks(["compared", "compared", "turned", "in", "in series", "between", "null", "column", "unpushed"]))
+    form = draw(picks([*["compared"] * 5, "turned", "in", "in series", "between", "null", "column", "unpushed"]))
     if form == "between" and kind != pl.Boolean:
         return here.is_between(value(), value(), closed=draw(picks(["both", "left", "right", "none"])))
     if form.startswith("in"):
-        values = draw(st.lists(picks(listed_for(kind)), max_size=4))
+        values = draw(st.lists(picks([*listed_for(kind), *frame[column].head(3), *frame[column].tail(2)]), max_size=4))
         if form == "in":
             return here.is_in([each for each in values if each is not None])
         return here.is_in(pl.Series(values, dtype=kind).implode(), nulls_equal=draw(st.booleans()))
@@ -224,12 +227,13 @@ def conditions(draw: st.DrawFn, schema: pl.Schema) -> pl.Expr:
 
 
 @st.composite
-def predicates(draw: st.DrawFn, schema: pl.Schema, depth: int = 3) -> pl.Expr:
-    join = draw(picks(["one", "one", "and", "and", "or", "or", "xor", "not", "when", "any", "all"])) if depth else "one"
-    one = draw(conditions(schema) if join == "one" else predicates(schema, depth - 1))
+def predicates(draw: st.DrawFn, frame: pl.DataFrame, depth: int = 3) -> pl.Expr:
+    joins = [*["one"] * 4, "and", "and", "and", "or", "or", "xor", "not", "when", "any", "all"]
+    join = draw(picks(joins)) if depth else "one"
+    one = draw(conditions(frame) if join == "one" else predicates(frame, depth - 1))
     if join in {"one", "not"}:
         return one if join == "one" else ~one
-    other = draw(predicates(schema, depth - 1))
+    other = draw(predicates(frame, depth - 1))
     if join == "when":
         return pl.when(one).then(other).otherwise(False)
     many = {"any": pl.any_horizontal, "all": pl.all_horizontal}
@@ -255,9 +259,9 @@ class Query:
 
 
 @st.composite
-def queries(draw: st.DrawFn, schema: pl.Schema) -> Query:
-    filters = draw(st.lists(predicates(schema), min_size=0, max_size=2))
-    columns = draw(st.none() | st.lists(picks(list(schema)), min_size=1, max_size=4, unique=True))
+def queries(draw: st.DrawFn, frame: pl.DataFrame) -> Query:
+    filters = draw(st.lists(predicates(frame), min_size=0, max_size=2))
+    columns = draw(st.none() | st.lists(picks(frame.columns), min_size=1, max_size=4, unique=True))
     rows = draw(st.none() | st.tuples(picks(["head", "tail"]), st.integers(0, 30)))
     return Query(filters, columns, rows)
 
@@ -279,8 +283,26 @@ def makes_sense(query: Query, frame: pl.DataFrame) -> bool:
 def test_a_query_on_a_scan_is_the_query_on_the_frame(name: str, held: Held, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(RANGES) - 1), "range")
     frame = held.frames[name, place]
-    query = data.draw(queries(frame.schema), "query")
+    query = data.draw(queries(frame), "query")
     assume(makes_sense(query, frame))
     scan = held.cache.scan(name, **RANGES[place])
     for engine in ENGINES:
         assert_frame_equal(query.on(scan).collect(engine=engine), query.on(frame), check_exact=True)
+
+
+BOUNDS: Final = ("__eq__", "__lt__", "__le__", "__gt__", "__ge__")
+TIMES: Final = {"day": timedelta(days=1), "trading_date": timedelta(days=1), "ts": timedelta(microseconds=1)}
+
+
+@pytest.mark.parametrize("place", range(len(RANGES)))
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "mixed"])
+def test_every_bound_on_time_is_exact(name: str, place: int, held: Held) -> None:
+    """Each bound, at each time that there is and one unit beside it: what is read less must be what is not wanted."""
+    whole, scan = held.frames[name, 0], held.cache.scan(name, **RANGES[place])
+    for column in set(TIMES).intersection(whole.columns):
+        times = whole[column].unique().sort().gather_every(2).to_list()
+        for time in [*times, *(time + TIMES[column] for time in times)]:
+            conditions = [getattr(pl.col(column), sign)(time) for sign in BOUNDS]
+            found = pl.collect_all([scan.filter(condition) for condition in conditions])
+            for condition, rows in zip(conditions, found, strict=True):
+                assert_frame_equal(rows, held.frames[name, place].filter(condition))
