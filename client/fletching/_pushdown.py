@@ -152,7 +152,7 @@ class _Predicate:
             if _is(node, "BinaryExpr") and _name(node.op) in {"And", "LogicalAnd"}:
                 return self._all_of(number)
             found = self._condition(node)
-        except InvalidRequest:  # values larger than a filter has
+        except Exception:  # noqa: BLE001  # values larger than a filter has, nodes of another make
             found = None
         return found, found is not None
 
@@ -217,7 +217,8 @@ class _Predicate:
         inner = literal.dtype.inner if _is(literal, "Literal") and literal.dtype == pl.List else None
         if inner is None or not _same_kind(self._schema[column], inner) or literal.value is None:
             return None
-        values = list(literal.value)
+        held = literal.value  # a list, or a bare series with the list in it
+        values = held if isinstance(held, list) else pl.Series._from_pyseries(held)[0].to_list()  # noqa: SLF001  # it is bare
         if nulls_equal and None in values:
             return None
         return OneOf(column, tuple(_plain(value) for value in values if value is not None))  # no row equals a null

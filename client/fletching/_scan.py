@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
+from polars.lazyframe.group_by import LazyGroupBy
 from polars.lazyframe.opt_flags import DEFAULT_QUERY_OPT_FLAGS
 
 from fletching._pushdown import Pushed, Scanned, pushed, scans
@@ -48,7 +49,10 @@ class Reader:
     def __call__(
         self, columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, batch_rows: int | None
     ) -> Iterator[pl.DataFrame]:
-        """Yield frames as they come; let go of the iterator, and the answer ends and frees what it holds."""
+        """Yield frames as they come; let go of the iterator, and the answer ends and frees what it holds.
+
+        Polars lets go of one that it has no more use for (the rows of ``head`` are there) with the next call into Polars.
+        """
         del batch_rows  # a hint; batches are cut where they are made
         return self._frames(columns, predicate, limit)
 
@@ -107,10 +111,30 @@ class ScanFrame(pl.LazyFrame):
             return f"{plan}\n\nFLETCHING: what is pushed cannot be told by this version of Polars ({error!s:.90})"
         return "\n\n".join([plan, *map(_told, found)])
 
+    def group_by(self, *args: Any, **options: Any) -> LazyGroupBy:
+        """Return groups whose aggregates explain themselves too."""
+        return _Groups(super().group_by(*args, **options).lgb)
+
+    def group_by_dynamic(self, *args: Any, **options: Any) -> LazyGroupBy:
+        """Return groups whose aggregates explain themselves too."""
+        return _Groups(super().group_by_dynamic(*args, **options).lgb)
+
+    def rolling(self, *args: Any, **options: Any) -> LazyGroupBy:
+        """Return groups whose aggregates explain themselves too."""
+        return _Groups(super().rolling(*args, **options).lgb)
+
     def serialize(self, *args: Any, **options: Any) -> NoReturn:
         """Raise ``InvalidRequest``: what reads the rows is a connection of this process."""
         del args, options
         _refuse_to_travel()
+
+
+class _Groups(LazyGroupBy):
+    """The groups of a scan; ``sum``, ``len`` and the like all call ``agg``."""
+
+    def agg(self, *aggregates: Any, **named: Any) -> pl.LazyFrame:
+        """Return the aggregates of each group."""
+        return ScanFrame._from_pyldf(super().agg(*aggregates, **named)._ldf)  # noqa: SLF001  # as above
 
 
 def _refuse_to_travel() -> NoReturn:

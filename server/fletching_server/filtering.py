@@ -82,7 +82,7 @@ def expression(where: Filter, schema: pa.Schema) -> pl.Expr:
 
 
 def _listed(values: Sequence[Value], kind: pa.DataType) -> pl.Series:
-    """Return *values* as one list of the column's own type; whole numbers that do not fit into it are left out: it has none of them."""
+    """Return *values* as one list of the column's type; whole numbers that do not fit into it are none of its values."""
     fitting = [value for value in values if not pa.types.is_integer(kind) or _fits(value, kind)]
     if pa.types.is_floating(kind):
         fitting = [float(value) for value in fitting if not isinstance(value, (str, date))]
