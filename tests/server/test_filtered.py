@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import NOW, SYMBOLS, ListingSource, Opener, TableSource, bar, bars, read, read_info, write
 
 from fletching_schemas import Action, Dataset, ReadRequest, canonical
-from fletching_schemas.errors import InvalidRequest, SourceUnavailable, UnknownColumn, UnknownDataset, UnknownSymbol
+from fletching_schemas.errors import InvalidRequest, NotCached, SourceUnavailable, UnknownColumn, UnknownDataset, UnknownSymbol
 from fletching_schemas.filters import Compare, Filter
 from fletching_schemas.requests import parse_moment
 from fletching_server import Engine
@@ -116,6 +116,26 @@ def test_a_listing_that_fails_is_an_error_unless_all_is_held(market: Engine, lis
     assert read(market, "bars_1d", None, FIRST, LAST, where=["==", "symbol", "000001.SZ"]).num_rows == 15
     with pytest.raises(SourceUnavailable):
         read(market, "bars_1d", None, FIRST, LAST, where=["==", "symbol", "000002.SZ"])
+
+
+def test_a_listing_that_costs_is_not_asked_for_symbols_that_are_held(market: Engine, listing: ListingSource) -> None:
+    read(market, "bars_1d", "000001.SZ", FIRST, LAST)
+    listing.costly_listing = True  # type: ignore[attr-defined]  # what a source may say about itself
+    market.desk._listings.clear()
+    assert read(market, "bars_1d", None, FIRST, LAST, where=["==", "symbol", "000001.SZ"]).num_rows == 15
+    assert market.desk.known_listing("bars_1d") is None
+    assert read(market, "bars_1d", None, FIRST, LAST, where=["in", "symbol", ["000001.SZ", "000099.SZ"]]).num_rows == 15
+    assert market.desk.known_listing("bars_1d") == frozenset(SYMBOLS)  # one that nobody has heard of: the list knows
+
+
+def test_without_filling_a_filter_finds_what_is_held(market: Engine, listing: ListingSource) -> None:
+    read(market, "bars_1d", "000001.SZ", FIRST, FIRST)
+    where = ["in", "symbol", ["000001.SZ", "000002.SZ", "000099.SZ"]]
+    assert read(market, "bars_1d", None, FIRST, LAST, where=where, on_miss="cached").num_rows == 1
+    assert read(market, "bars_1d", None, FIRST, FIRST, where=["==", "symbol", "000001.SZ"], on_miss="error").num_rows == 1
+    with pytest.raises(NotCached, match="000002"):
+        read(market, "bars_1d", None, FIRST, FIRST, where=where, on_miss="error")
+    assert len(listing.requests) == 1
 
 
 def test_what_is_named_must_be_there_although_a_filter_need_not(market: Engine) -> None:
