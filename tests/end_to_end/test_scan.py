@@ -306,3 +306,21 @@ def test_every_bound_on_time_is_exact(name: str, place: int, held: Held) -> None
             found = pl.collect_all([scan.filter(condition) for condition in conditions])
             for condition, rows in zip(conditions, found, strict=True):
                 assert_frame_equal(rows, held.frames[name, place].filter(condition))
+
+
+def test_a_query_that_has_enough_ends_its_call(rigs: Rigs, plane: str) -> None:
+    rig = rigs(plane)
+    number = pl.int_range(600_000, eager=True)
+    instants = (pl.lit(INSTANTS[0]) + pl.duration(seconds=pl.col("size"))).cast(pl.Datetime("us", "UTC"))
+    rig.cache.write(
+        "big", pl.DataFrame({"symbol": "A", "size": number}).with_columns(instants.alias("ts")), keys=["symbol", "ts"]
+    )
+    scan = rig.cache.scan("big")
+    assert scan.filter(pl.col("size") > 9).head(3).collect(engine="streaming")["size"].to_list() == [10, 11, 12]
+    assert scan.head(2).collect()["size"].to_list() == [0, 1]
+    assert any(is_idle(rig) for _ in range(200_000) if pl.Series([1]).len())  # Polars drops what it has with a later call into it
+    assert not any(rig.engine.store._pins.values())
+
+
+def is_idle(rig: Rig) -> bool:
+    return not rig.engine.hot.facts()["hot_leases"] and not (rig.service and rig.service.active_calls)

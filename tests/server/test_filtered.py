@@ -168,14 +168,16 @@ def test_a_limit_gives_the_first_rows_and_lets_go(limit: int, where: Any, market
     assert read(market, "bars_1d", "000002.SZ", FIRST, LAST, limit=3).num_rows == 3
 
 
-def test_a_limit_stops_the_reading(open_store: Opener) -> None:
+def test_a_limit_stops_the_reading(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fletching_server.reads.GROUP_BYTES", 256 << 10)
     engine = open_store(memory="64KiB")  # nothing of the table fits: it is read in groups of symbols
-    rows = [{"symbol": f"S{number:03}", "day": date(2026, 11, 2), "text": "x" * 4000} for number in range(20_000 // 20)]
+    rows = [{"symbol": f"S{number:03}", "day": FIRST, "text": "x" * 4000} for number in range(1000)]
     write(engine, "wide", rows, keys=["symbol", "day"])
     engine.act(Action.EVICT, {})
     table, info = read_info(engine, "wide", where=["!=", "symbol", "S000"], limit=2)
     assert table["symbol"].to_pylist() == ["S001", "S002"]
-    assert info.rows == 2
+    assert (info.rows, info.tier) == (2, "cold")
+    assert info.tiers["cold"].rows < 700  # batches are of 2 MB; the rest has not been read
 
 
 def test_columns_that_only_the_filter_needs_are_not_in_the_answer(market: Engine) -> None:
