@@ -14,6 +14,7 @@ import pyarrow as pa
 from fletching._akshare_frames import decode
 from fletching._frames import Output, answered, check_output, to_output, to_table
 from fletching._progress import Show, following
+from fletching._scan import scan
 from fletching._transport import Closed
 from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.calls import CallInfo, CallRequest
@@ -110,8 +111,10 @@ class Cache:
         profile: str | None = None,
         on_miss: str = "fill",
     ) -> pa.RecordBatchReader:
-        """Return the same rows as ``read``, batch by batch (1-4 MB).
+        """Return the same rows as ``read``, batch by batch (1-4 MB); the first is there before the last has been read.
 
+        What is missing is fetched before the first batch. Rows that are not in memory are read in groups of symbols, one after
+        the other, so an answer may be larger than memory.
         To stop before the end, let go of the reader (``del reader``): pyarrow does not pass its ``close()`` on.
         """
         request = _read_request(
@@ -133,10 +136,45 @@ class Cache:
         next(batches)
         return pa.RecordBatchReader.from_batches(answer.schema, batches)
 
-    def scan(self, *args: Any, **kwargs: Any) -> pl.LazyFrame:
-        """Raise ``NotBuilt``: the lazy scan comes with a later version; ``read`` takes symbols, range and columns."""
-        del args, kwargs
-        raise NotBuilt("scan is not built yet; use read(..., columns=[...]).lazy()")
+    def scan(
+        self,
+        dataset: str,
+        symbols: Symbols = None,
+        start: Moment = None,
+        end: Moment = None,
+        columns: Sequence[str] | str | None = None,
+        *,
+        adjust: str | None = None,
+        adjust_ref: Moment = None,
+        as_of: Moment = None,
+        max_age: float | None = None,
+        profile: str | None = None,
+        on_miss: str = "fill",
+    ) -> pl.LazyFrame:
+        """Return a Polars LazyFrame of what ``read`` with the same arguments returns; rows are read when it is collected.
+
+        Only the columns, the first rows and the rows that the query wants are read, as far as they can be told: conditions
+        that compare a column with values, ``is_in``, ``is_between``, ``is_null``, and their ``&`` and ``|``. Of those on the
+        symbol and on time nothing else is looked up, read or fetched. The answer is that of the same query on the frame of
+        ``read``, whatever is pushed; ``explain()`` says what is. May be collected often and from any thread, by either engine;
+        it holds this cache, so it can be neither pickled nor used once the cache is closed.
+        Raises ``UnknownDataset`` and ``UnknownColumn`` at once, what reading raises when it is collected.
+        """
+        request = _read_request(
+            dataset,
+            symbols,
+            start,
+            end,
+            columns,
+            adjust=adjust,
+            adjust_ref=adjust_ref,
+            as_of=as_of,
+            max_age=max_age,
+            profile=profile,
+            on_miss=on_miss,
+            info=False,
+        )
+        return scan(lambda: self._transport, request)
 
     def sql(self, query: str, params: Sequence[Any] | None = None, output: Output = "polars") -> Any:
         """Raise ``NotBuilt``: SQL comes with a later version."""

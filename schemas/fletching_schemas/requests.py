@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 from fletching_schemas.datasets import DATASET_NAME, decode_json
 from fletching_schemas.errors import InvalidRequest, NotBuilt
+from fletching_schemas.filters import FILTERS, Filter, check_size, from_document, to_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,6 +134,8 @@ class _Wire:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, FILTERS):
+        return to_document(value)
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -143,7 +146,9 @@ class ReadRequest(_Wire):
     ``start`` and ``end`` are inclusive. A date covers its whole session; a naive datetime is in the time zone of the
     dataset's exchange (UTC where it has none). ``symbols`` and ``columns`` of None mean all. ``adjust`` computes prices as
     of ``adjust_ref`` (a session; None: the last one of the range). ``progress_id`` is a name, made up by the client, under
-    which the action ``progress`` tells how far the read is.
+    which the action ``progress`` tells how far the read is. ``where`` keeps those rows only that the filter wants (see
+    ``filters``), ``limit`` the first so many of them; both apply to the rows that a read without them would give, adjusted
+    prices included. ``cache.scan`` sends them.
     """
 
     kind = "read"
@@ -161,6 +166,8 @@ class ReadRequest(_Wire):
     on_miss: OnMiss = "fill"
     info: bool = False
     progress_id: str | None = None
+    where: Filter | None = None
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         _check_dataset(self.dataset)
@@ -171,6 +178,7 @@ class ReadRequest(_Wire):
         self._check_limits()
         self._check_range()
         self._check_adjust()
+        self._check_selection()
         if self.as_of is not None:
             raise NotBuilt(f"as_of={self.as_of!r:.40}: as_of is not built yet; leave it out to read the present state")
 
@@ -203,6 +211,15 @@ class ReadRequest(_Wire):
         if self.progress_id is not None and not isinstance(self.progress_id, str):
             raise InvalidRequest(f"progress_id={self.progress_id!r:.40}; it is a name")
         _names(self.progress_id, "progress_id")
+
+    def _check_selection(self) -> None:
+        if self.where is not None:
+            where = self.where if isinstance(self.where, FILTERS) else from_document(self.where)
+            check_size(where)
+            object.__setattr__(self, "where", where)
+        limit = self.limit
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63):
+            raise InvalidRequest(f"limit={limit!r:.40}; it is a number of rows")
 
     @property
     def tolerated_age(self) -> float | None:

@@ -26,6 +26,7 @@ from fletching_server.compaction import Compaction, Compactor
 from fletching_server.desk import Desk
 from fletching_server.evidence import Evidence
 from fletching_server.fills import Fills
+from fletching_server.filtered import FilteredReads
 from fletching_server.gathering import Gathering
 from fletching_server.guard import Guard
 from fletching_server.hot import HotTier
@@ -105,6 +106,7 @@ class Engine:
         opened.callback(self._calls.close)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
+        self._filtered = FilteredReads(store, self._reads, self._adjusted, desk, calendars, clock, stats)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
         opened.callback(desk.release)  # before these two: nobody shall wait for a call that hangs
@@ -143,7 +145,7 @@ class Engine:
         """Return the answer to *request*; its rows move as it is read. See ``Reads.read``."""
         self._check_open()
         self.evidence.look()
-        return (self._reads if request.adjust is None else self._adjusted).read(request, plane, principal)
+        return self._filtered.read(request, plane, principal)
 
     def names(self) -> list[str]:
         """Return the names of all datasets, sorted."""
@@ -156,7 +158,7 @@ class Engine:
     def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
         """Return the schema of the answer to *request*, and how many rows it will have (-1: only reading can tell)."""
         self._check_open()
-        return self._reads.describe(request)
+        return self._filtered.describe(request)
 
     def write(self, request: WriteRequest, rows: pa.Table) -> WriteResult:
         """Return once *rows* are durable. See ``Writes.write``."""
@@ -199,7 +201,9 @@ class Engine:
 
     def _explain(self, request: ReadRequest) -> dict[str, Any]:
         adjust = {"adjust": self._adjusted.explain(request)} if request.adjust else {}
-        return {**self._inspection.explain(replace(request, adjust=None, adjust_ref=None)), **adjust}
+        narrowed = self._filtered.narrowed(request)
+        told = self._inspection.explain(replace(narrowed.request, adjust=None, adjust_ref=None))
+        return {**told, **adjust, **self._filtered.told(request, narrowed)}
 
     def _progress(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if set(body) != {"id"} or not isinstance(body["id"], str):

@@ -123,8 +123,8 @@ def _window(request: ReadRequest, state: DatasetState, world: World) -> tuple[Wi
     """Return the wanted rows, and the part of the range that lies in the future."""
     calendar = world.calendar
     low, high = _extent(state, world)
-    first, first_instant = _bound(request.start, state.dataset, calendar, low)
-    last, last_instant = _bound(request.end, state.dataset, calendar, high)
+    first, first_instant = bound(request.start, state.dataset, calendar, low)
+    last, last_instant = bound(request.end, state.dataset, calendar, high)
     if isinstance(request.end, datetime) and calendar.overnight:
         # An evening belongs to the next session: its rows carry that date.
         following = calendar.snap(last + 1, last + 14)
@@ -146,8 +146,8 @@ def _extent(state: DatasetState, world: World) -> tuple[int, int]:
     return earliest_day(state.dataset, world.calendar), present_session(state.dataset, world.calendar, world.now)
 
 
-def _bound(moment: date | datetime | None, dataset: Dataset, calendar: Calendar, default: int) -> tuple[int, int | None]:
-    """Return the day of one end of the range, and the instant where it names one within the day."""
+def bound(moment: date | datetime | None, dataset: Dataset, calendar: Calendar, default: int) -> tuple[int, int | None]:
+    """Return the day of one end of a range, and the instant where it names one within the day."""
     if moment is None:
         return default, None
     if not isinstance(moment, datetime):

@@ -242,7 +242,9 @@ ERRORS: dict[str, tuple[Callable[[Cache], Any], type[Exception], str]] = {
     "as_of": (lambda cache: cache.read("bars_1d", as_of="2024-01-01"), fletching.NotBuilt, "as_of"),
     "streaming as_of": (lambda cache: cache.stream("bars_1d", as_of="2024-01-01"), fletching.NotBuilt, "as_of"),
     "explaining as_of": (lambda cache: cache.explain("bars_1d", as_of="2024-01-01"), fletching.NotBuilt, "as_of"),
-    "scan": (lambda cache: cache.scan("bars_1d"), fletching.NotBuilt, "scan"),
+    "a scan of what is not there": (lambda cache: cache.scan("bars_9d"), fletching.UnknownDataset, "bars_9d"),
+    "a scan of a column that is not there": (lambda cache: cache.scan("bars_1d", columns=["x"]), fletching.UnknownColumn, "x"),
+    "a scan, when it is run": (lambda cache: cache.scan("bars_1d", "NOPE").collect(), fletching.UnknownSymbol, "NOPE"),
     "sql": (lambda cache: cache.sql("select 1"), fletching.NotBuilt, "sql"),
     "warm": (lambda cache: cache.warm("bars_1d"), fletching.NotBuilt, "warm"),
     "an unknown argument of explain": (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
@@ -182,6 +182,34 @@ def test_many_streams_at_once_are_each_whole(rigs: Rigs, plane: str, big: pl.Dat
     assert set(sums) == {float(sum(range(200_000)))}
     for reader in readers:
         reader.close()
+    rig.wait_until_idle()
+
+
+def test_a_stream_begins_before_its_answer_is_complete_and_never_holds_all_of_it(
+    rigs: Rigs, plane: str, big: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fletching_server.reads.GROUP_BYTES", 2 << 20)  # a dozen groups, without a table of a gigabyte
+    rig = rigs(plane, memory="1MiB")  # too little for the file: it is read group by group
+    rig.cache.write("big", big, keys=["symbol", "ts"])
+    read: list[int] = []
+    select = rig.engine.cold.select
+
+    def counted(*asked: Any) -> Any:
+        image = select(*asked)
+        read.append(image.table.num_rows)
+        return image
+
+    monkeypatch.setattr(rig.engine.cold, "select", counted)
+    reader = rig.cache.stream("big")
+    rows = reader.read_next_batch().num_rows
+    assert 0 < rows <= sum(read)
+    assert sum(read) < ROWS  # the rest has not been read, let alone sent
+    assert max(read) <= ROWS // 5
+    facts = rig.engine.hot.facts()
+    assert (facts["hot_bytes"], facts["hot_leases"]) == (0, 0)  # groups are read beside the hot tier, one after the other
+    rows += sum(batch.num_rows for batch in reader)
+    assert (rows, sum(read)) == (ROWS, ROWS)
+    assert len(read) >= 6
     rig.wait_until_idle()
 
 
