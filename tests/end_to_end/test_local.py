@@ -491,6 +491,9 @@ def test_a_client_that_takes_no_rows_loses_its_connection(rig: Rig, monkeypatch:
     monkeypatch.setattr("fletching_server.handover.FEW_SENT_BYTES", 1 << 40)
     monkeypatch.setattr(local, "STALL_SECONDS", 1)
     stalling = Raw(rig)
+    stalling.socket.sendall(frame(Frame.HELLO, b"{}"))
+    assert stalling.told()[0] == Frame.HELLO
+    assert edge_of(rig).connections == 2
     stalling.socket.sendall(frame(Frame.READ, packed([], ReadRequest("wide").to_bytes())))
     assert edge_of(rig).wait_for_connections(1)  # the rig's own: the server gave up on the other
     assert facts(rig)["hot_leases"] == 0
