@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import adjusted, compare, latency, plans, read_through, throughput, upstream
+from benchmarks import adjusted, compare, latency, page, plans, read_through, soak, throughput, upstream, workers
 from benchmarks.figures import Row, environment, save
 
 BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
@@ -23,7 +23,8 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "plans": plans.run,
     "adjusted": adjusted.run,
 }
-ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {"compare": compare.run}  # minutes; installs the peers
+# They take minutes and most of the machine; the first installs the peers, and does what the others do too.
+ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {"compare": compare.run, "workers": workers.run, "soak": soak.run}
 _NAMES: Final = f"which to run: {', '.join(BENCHMARKS)} (default: all of these), {', '.join(ON_DEMAND)}"
 
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peers", type=Path, help="folder of the peers' environment (default: in the user's cache)")
     asked = parser.parse_args(arguments)
     benchmarks = {**BENCHMARKS, **ON_DEMAND, "compare": partial(compare.run, folder=asked.peers)}
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(width=None if Console().is_terminal else 240)
     machine = environment()
     console.print("  ".join(f"{name} {value}" for name, value in machine.items()))
     found = {}
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with console.status(f"measuring {name}"):
             found[name] = benchmarks[name](asked.effort)
         save(name, machine, found[name])
+    if "compare" in found:
+        page.write(machine, found["compare"])
     console.print(_table(found))
     for number, peer in enumerate(_peers(found), 1):
         console.print(f"[{number}] {peer}", markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -88,10 +89,13 @@ def check_same(lanes: Sequence[Lane], folder: Path, numbers: Sequence[int] = (0,
 
 
 def raced(lanes: Mapping[str, Lane], rounds: int, calls: int = 1) -> dict[str, list[list[float]]]:
-    """Return milliseconds per call of each lane, a list per round; the order turns around every round."""
+    """Return milliseconds per call of each lane, a list per round; each round has an order of its own.
+
+    One that only turned around would let those at its ends, and nobody else, go twice running and find their caches warm.
+    """
     samples: dict[str, list[list[float]]] = {name: [] for name in lanes}
     for turn in range(-2, rounds):
-        for name in sorted(lanes, reverse=bool(turn % 2)):
+        for name in random.Random(turn).sample(sorted(lanes), len(lanes)):
             who, work = lanes[name]
             found = who.milliseconds(work, calls)
             if turn >= 0:
