@@ -9,10 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+import fletching
 from benchmarks.figures import Row, compared, interleaved, scaled, seconds
 from benchmarks.servers import fletching_server
-
-import fletching
 from fletching_schemas import Action
 
 MARKET: Final = {"symbols": 5000}

@@ -41,7 +41,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ``ratio`` is ours / peer, taken round by round; ``limit`` says what the line runs into."""
+    """One line of the table. ``ratio`` is taken round by round; ``limit`` says what the line runs into."""
 
     what: str
     unit: str
@@ -52,6 +52,8 @@ class Row:
     met: bool | None = None
     limit: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
+    peer_is: str = ""
+    ratio_is: str = "ours / peer"
 
 
 def compared(samples: Mapping[str, Sequence[float]], ours: str, peer: str) -> tuple[Spread, Spread, Spread]:

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import pyarrow.flight as fl
+
+import fletching
 from benchmarks.figures import Row, Spread, compared, interleaved, scaled, seconds
 from benchmarks.servers import bare_server, fletching_server
 from benchmarks.throughput import as_frame
-
-import fletching
 from fletching_schemas import Action
 
 DATASET: Final = "bars_1d"

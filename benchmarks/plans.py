@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
-from benchmarks.figures import Row, Spread, scaled, seconds
 
+from benchmarks.figures import Row, Spread, scaled, seconds
 from fletching_schemas import Action, ReadRequest, canonical
 from fletching_server import open_engine
 from fletching_server.almanac import build_calendar

@@ -10,10 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 from unittest.mock import patch
 
+import fletching
 from benchmarks.figures import Row, Spread, scaled, seconds
 from benchmarks.servers import fletching_server
-
-import fletching
 from fletching_server import arrivals, disk, parquet
 from fletching_server.catalogue import Catalogue
 from fletching_server.desk import Desk

@@ -6,6 +6,7 @@ system closes it.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -24,16 +25,21 @@ _END_SECONDS: Final = 20.0
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a server listens: TCP on the loopback, and a UNIX socket."""
+    """Where a server listens: TCP on the loopback, and a UNIX socket; and which process it is."""
 
     tcp: str
     unix: str
+    pid: int
 
 
 @contextmanager
-def fletching_server(folder: Path, *sims: Mapping[str, Any], **settings: Any) -> Iterator[Addresses]:
-    """Yield a Fletching server over the store ``folder/store``, with a sim source per configuration in *sims*."""
-    with _child("fletching", {"folder": str(folder), "sims": sims, "settings": settings}) as addresses:
+def fletching_server(folder: Path, *sims: Mapping[str, Any], first_uses: bool = False, **settings: Any) -> Iterator[Addresses]:
+    """Yield a Fletching server over the store ``folder/store``, with a sim source per configuration in *sims*.
+
+    With *first_uses* it takes every read of a file for the first: see ``every_use_the_first``.
+    """
+    given = {"folder": str(folder), "sims": sims, "settings": settings, "first_uses": first_uses}
+    with _child("fletching", given) as addresses:
         yield addresses
 
 
@@ -93,7 +99,7 @@ def _serve_bare(given: Mapping[str, Any], opened: ExitStack) -> Addresses:
     unix = f"grpc+unix://{folder}/bare.sock"
     tcp = opened.enter_context(_BareServer("grpc://127.0.0.1:0", tables))
     opened.enter_context(_BareServer(unix, tables))
-    return Addresses(f"grpc://127.0.0.1:{tcp.port}", unix)
+    return Addresses(f"grpc://127.0.0.1:{tcp.port}", unix, os.getpid())
 
 
 def _loaded(path: Path) -> pa.Table:
@@ -109,10 +115,29 @@ def _serve_fletching(given: Mapping[str, Any], opened: ExitStack) -> Addresses:
 
     folder = Path(given["folder"])
     settings = load_settings(store=folder / "store", **given["settings"])
-    engine = opened.enter_context(Engine(settings, [SimSource.from_config(sim) for sim in given["sims"]]))
+    # As `fletching serve` does, in a version that has the local plane.
+    shares = {"shares": True} if "shares" in inspect.signature(Engine).parameters else {}
+    engine = opened.enter_context(Engine(settings, [SimSource.from_config(sim) for sim in given["sims"]], **shares))
+    if given["first_uses"]:
+        every_use_the_first(engine)
     tcp = opened.enter_context(Service(engine, "grpc://127.0.0.1:0"))
     unix = opened.enter_context(Service(engine, f"grpc+unix://{folder}/cache.sock"))
-    return Addresses(tcp.url, unix.url)
+    return Addresses(tcp.url, unix.url, os.getpid())
+
+
+def every_use_the_first(engine: Any) -> None:
+    """Make *engine* forget that a file was read before: from its second use on it would be held whole.
+
+    So the first point read of a cold partition can be measured more than once.
+    """
+    policy = engine.hot._policy  # noqa: SLF001  # no setting says this, as nobody but a benchmark wants it
+    touch = policy.touch
+
+    def touch_anew(key: str) -> None:
+        policy._uses.pop(key, None)  # noqa: SLF001  # the same
+        touch(key)
+
+    policy.touch = touch_anew
 
 
 def _main(kind: str, tell: str, given: str) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.flight as fl
-from benchmarks.figures import Row, compared, interleaved, scaled, seconds
-from benchmarks.servers import Addresses, bare_server, fletching_server
 
 import fletching
+from benchmarks.figures import Row, compared, interleaved, scaled, seconds
+from benchmarks.servers import Addresses, bare_server, fletching_server
 from fletching_schemas import Action, ReadRequest
 
 ROWS: Final = 1_200_000

@@ -12,9 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from benchmarks.figures import Row, Spread
-
 import fletching
+from benchmarks.figures import Row, Spread
 from fletching_server import Engine, open_engine
 from fletching_server.service import Service
 from fletching_server.sources.sim import SimSource

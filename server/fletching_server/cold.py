@@ -1,4 +1,8 @@
-"""The cold tier: stored files read through DuckDB, only the wanted rows and columns, every page checked."""
+"""The cold tier: rows of stored files, whole or only those wanted, from bytes whose checksums were found right in this read.
+
+A whole file is decoded by Polars, a few symbols are picked out of their row groups by pyarrow, and what is wide and yet does not
+deserve memory is streamed through DuckDB.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,18 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fletching_schemas import Dataset
-from fletching_server import parquet
+from fletching_server import disk, parquet
 from fletching_server.calendars import from_day_number
 from fletching_server.image import Image, Window, build_image
 from fletching_server.snapshot import StoredFile
 from fletching_server.store import DamagedFile, Store
 
-# Above this many symbols a list of equalities costs more than reading the range that holds them.
-_MOST_LISTED = 256
+# So many symbols are picked out of their row groups by pyarrow, without SQL to plan; above, DuckDB streams the range they lie in.
+_MOST_PICKED = 256
+_COMPARE = {">=": pc.greater_equal, "<=": pc.less_equal}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SETTINGS = (
     "SET TimeZone = 'UTC'",  # else instants carry the machine's zone and schemas compare unequal
@@ -48,15 +54,29 @@ class ColdTier:
     def whole(self, dataset: Dataset, file: StoredFile) -> Image:
         """Return all rows of *file*; ``DamagedFile`` where its bytes are not those that were written."""
         with self._blaming(file):
-            return build_image(dataset, self._query(dataset, file, dataset.schema.names, "", []))
+            data = self._store.path(file).read_bytes()
+            if disk.digest(data) != file.digest:  # of the very bytes that are decoded, so no page needs its own check
+                raise DamagedFile(file, "has changed since it was first read")
+            return build_image(dataset, parquet.decoded(data).select(dataset.schema.names).cast(dataset.schema))
 
     def select(self, dataset: Dataset, file: StoredFile, symbols: Sequence[str], window: Window, columns: Sequence[str]) -> Image:
         """Return the rows of *symbols* in *window*, with *columns* and the columns that place a row."""
         needed = list(dict.fromkeys([*dataset.keys, dataset.session, *columns]))
-        where, values = _condition(dataset, symbols, window)
-        order = ", ".join(_quoted(key) for key in dataset.sort_keys)
         with self._blaming(file):
+            if len(symbols) <= _MOST_PICKED:
+                return build_image(dataset, self._picked(dataset, file, symbols, window, needed))
+            where, values = _condition(dataset, symbols, window)
+            order = ", ".join(_quoted(key) for key in dataset.sort_keys)
             return build_image(dataset, self._query(dataset, file, needed, f"WHERE {where} ORDER BY {order}", values))
+
+    def _picked(
+        self, dataset: Dataset, file: StoredFile, symbols: Sequence[str], window: Window, columns: Sequence[str]
+    ) -> pa.Table:
+        rows = parquet.selected(self._store.path(file), dataset.symbol, symbols, columns)
+        for name, sign, bound in _bounds(dataset, window):
+            column = rows.column(name)
+            rows = rows.filter(_COMPARE[sign](column, pa.scalar(bound, column.type)))
+        return rows.cast(pa.schema([dataset.schema.field(name) for name in columns]))
 
     @contextmanager
     def _blaming(self, file: StoredFile) -> Iterator[None]:
@@ -93,20 +113,20 @@ def _quoted(name: str) -> str:
 
 
 def _condition(dataset: Dataset, symbols: Sequence[str], window: Window) -> tuple[str, list[Any]]:
-    symbol = _quoted(dataset.symbol)
-    if len(symbols) <= _MOST_LISTED:
-        parts = [f"{symbol} IN ({', '.join('?' * len(symbols))})"]
-        values: list[Any] = list(symbols)
-    else:  # callers pass runs of neighbours: what else lies between is dropped by the image's index
-        parts, values = [f"{symbol} BETWEEN ? AND ?"], [min(symbols), max(symbols)]
-    first, last = _session_bounds(dataset, window)
-    parts.append(f"{_quoted(dataset.session)} BETWEEN ? AND ?")
-    values += [first, last]
-    for bound, sign in ((window.first_instant, ">="), (window.last_instant, "<=")):
-        if bound is not None:
-            parts.append(f"{_quoted(dataset.time)} {sign} ?")
-            values.append(_EPOCH + timedelta(microseconds=bound))
+    # Callers pass runs of neighbours: what else lies between is dropped by the image's index.
+    parts, values = [f"{_quoted(dataset.symbol)} BETWEEN ? AND ?"], [min(symbols), max(symbols)]
+    for name, sign, bound in _bounds(dataset, window):
+        parts.append(f"{_quoted(name)} {sign} ?")
+        values.append(bound)
     return " AND ".join(parts), values
+
+
+def _bounds(dataset: Dataset, window: Window) -> list[tuple[str, str, Any]]:
+    """Return what *window* says of which columns, as (column, sign, value)."""
+    first, last = _session_bounds(dataset, window)
+    instants = ((">=", window.first_instant), ("<=", window.last_instant))
+    found = [(dataset.time, sign, _EPOCH + timedelta(microseconds=bound)) for sign, bound in instants if bound is not None]
+    return [(dataset.session, ">=", first), (dataset.session, "<=", last), *found]
 
 
 def _session_bounds(dataset: Dataset, window: Window) -> tuple[Any, Any]:
