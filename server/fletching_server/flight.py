@@ -22,7 +22,7 @@ from fletching_schemas import ACTION_HELP, Action, ReadRequest, WriteRequest
 from fletching_schemas import errors as e
 from fletching_schemas.datasets import decode_json
 from fletching_schemas.requests import MAX_REQUEST_BYTES
-from fletching_server.batches import tight
+from fletching_server.batches import aligned_note, tight
 from fletching_server.engine import Engine
 from fletching_server.reads import Answer
 
@@ -278,7 +278,7 @@ def _stream(answer: Answer, *, with_info: bool) -> Iterator[Any]:
                 yield last
             last = batch
         empty = pa.RecordBatch.from_pylist([], schema=answer.schema)
-        yield empty if last is None else last, pa.py_buffer(answer.info.to_bytes())
+        yield empty if last is None else last, pa.py_buffer(aligned_note(answer.info.to_bytes()))
     except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001  # as in the handlers, whose wrapper ended when the stream began
