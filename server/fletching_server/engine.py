@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import structlog
 
-from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
+from fletching_schemas import Action, Dataset, PartRequest, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
 from fletching_server.adjusted import AdjustedReads
@@ -130,11 +130,19 @@ class Engine:
 
     # The verbs
 
-    def read(self, request: ReadRequest, plane: str = "embedded", principal: str = "") -> Answer:
+    def read(self, request: ReadRequest | PartRequest, plane: str = "embedded", principal: str = "") -> Answer:
         """Return the answer to *request*; its rows move as it is read. See ``Reads.read``."""
         self._check_open()
         self.evidence.look()
-        return (self._reads if request.adjust is None else self._adjusted).read(request, plane, principal)
+        if isinstance(request, PartRequest) or request.adjust is None:
+            return self._reads.read(request, plane, principal)
+        return self._adjusted.read(request, plane, principal)
+
+    def parts(self, request: ReadRequest, most: int) -> list[PartRequest]:
+        """Return the parts in which the answer to *request* may be read side by side; none where it is better read whole."""
+        self._check_open()
+        most = min(most, self.settings.most_endpoints)
+        return self._reads.parts(replace(request, progress_id=None), most) if most > 1 and request.adjust is None else []
 
     def names(self) -> list[str]:
         """Return the names of all datasets, sorted."""
