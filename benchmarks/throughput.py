@@ -17,10 +17,14 @@ from benchmarks.figures import Row, compared, interleaved, scaled, seconds
 from benchmarks.servers import Addresses, bare_server, fletching_server
 from fletching_schemas import Action, ReadRequest
 
-ROWS: Final = 1_200_000
-SYMBOLS: Final = 300
+ROWS: Final = 1_220_000
+SYMBOLS: Final = 305
 TABLE: Final = "ticks"
 TARGET: Final = 0.95
+FRAME_TARGET: Final = 1.3
+USUAL_ROWS: Final = 65_536  # of a batch, where nobody thought of where its bytes arrive
+BATCHES: Final = "copies into and out of the socket by one gRPC thread per side; a fixed 0.3 ms per read is what differs"
+FRAMES: Final = "gRPC's two copies in the client, and the pages that hold a frame: the system zeroes what glibc gave back"
 ALIGNED: Final = fl.FlightCallOptions(read_options=pa.ipc.IpcReadOptions(ensure_alignment=pa.ipc.Alignment.DataTypeSpecific))
 
 
@@ -79,13 +83,26 @@ def _measured(ours: Addresses, peer: Addresses, ticket: bytes, size: int, rounds
                 "peer": lambda other=other: _rate(size, lambda: drained(other, ticket)),
             }
             rows.append(_row(f"batches over {plane}", interleaved(contenders, rounds)))
+    return [*rows, *_frames(ours, peer, ticket, size, rounds)]
+
+
+def _frames(ours: Addresses, peer: Addresses, ticket: bytes, size: int, rounds: int) -> list[Row]:
+    """Return the rows for whole frames, against what a user writes first and against what a careful one writes."""
+    usual = f"{TABLE}:{USUAL_ROWS}".encode()
     with fletching.connect(ours.tcp) as cache, fl.FlightClient(peer.tcp) as other:
-        frames = {
+        contenders = {
             "ours": lambda: _rate(size, lambda: cache.read(TABLE)),
-            "peer": lambda: _rate(size, lambda: as_frame(other, ticket)),
+            "plain": lambda: _rate(size, lambda: plain_frame(other, usual)),
+            "same": lambda: _rate(size, lambda: plain_frame(other, ticket)),
+            "careful": lambda: _rate(size, lambda: as_frame(other, ticket)),
         }
-        rows.append(_row("Polars frame over tcp", interleaved(frames, rounds)))
-    return rows
+        samples = interleaved(contenders, rounds)
+    first = f"partition -> Polars over tcp, peer: pl.from_arrow, {USUAL_ROWS:,} rows"
+    return [
+        _row(first, samples, "plain", FRAME_TARGET, FRAMES),
+        _row("the same, peer: pl.from_arrow, our batches", samples, "same", None, FRAMES),
+        _row("the same, peer: aligned, shared, our batches", samples, "careful", TARGET, FRAMES),
+    ]
 
 
 def drained(client: fl.FlightClient, ticket: bytes) -> int:
@@ -98,6 +115,11 @@ def drained(client: fl.FlightClient, ticket: bytes) -> int:
     return rows
 
 
+def plain_frame(client: fl.FlightClient, ticket: bytes) -> pl.DataFrame:
+    """Return what anybody would write first to get a frame."""
+    return pl.DataFrame(pl.from_arrow(client.do_get(fl.Ticket(ticket)).read_all()))
+
+
 def as_frame(client: fl.FlightClient, ticket: bytes) -> pl.DataFrame:
     """Return what a careful user of a plain Flight client would write to get a frame: aligned once, then shared."""
     table = client.do_get(fl.Ticket(ticket), ALIGNED).read_all()
@@ -108,7 +130,10 @@ def _rate(size: int, call: Callable[[], object]) -> float:
     return size / 1e6 / seconds(call)
 
 
-def _row(what: str, samples: dict[str, list[float]]) -> Row:
-    ours, peer, ratio = compared(samples, "ours", "peer")
-    limit = "copies into and out of the socket by one gRPC thread per side; a fixed 0.3 ms per read is what differs"
-    return Row(what, "MB/s", ours, peer, ratio, f">= {TARGET}", ratio.median >= TARGET, limit)
+def _row(
+    what: str, samples: dict[str, list[float]], against: str = "peer", target: float | None = TARGET, limit: str = BATCHES
+) -> Row:
+    ours, peer, ratio = compared(samples, "ours", against)
+    if target is None:
+        return Row(what, "MB/s", ours, peer, ratio, limit=limit)
+    return Row(what, "MB/s", ours, peer, ratio, f">= {target}", ratio.median >= target, limit)

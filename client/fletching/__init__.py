@@ -12,6 +12,7 @@ from fletching._embed import open  # noqa: A004  # on purpose, as gzip.open
 from fletching._served import connect
 from fletching_schemas import Adjustment, Gap, ReadInfo, SymbolStatus, WriteResult
 from fletching_schemas.errors import (
+    AnswerChanged,
     BadSourceData,
     CorruptFile,
     Error,
@@ -41,6 +42,7 @@ from fletching_schemas.errors import (
 
 __all__ = [
     "Adjustment",
+    "AnswerChanged",
     "BadSourceData",
     "Cache",
     "CorruptFile",

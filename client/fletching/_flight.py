@@ -15,13 +15,17 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from fletching._forking import check_usable, watch
-from fletching_schemas import TABLE_ACTIONS, Action, ReadInfo, ReadRequest, WriteRequest, WriteResult
+from fletching._parts import LargeAnswer, may_be_large
+from fletching._transport import Answer
+from fletching_schemas import TABLE_ACTIONS, Action, ReadInfo, ReadRequest, WriteRequest, WriteResult, headers
 from fletching_schemas.errors import Error, InvalidRequest, ServerUnreachable, SourceTimeout, error_from_code
 from fletching_schemas.requests import action_body
 
 _WRITE_BATCH_ROWS: Final = 65_536
 
-# Buffers arrive at odd addresses, which Polars would copy one by one; pyarrow aligns them in one pass.
+_MOST_PARTS: Final = 8  # of one answer at a time: more connections than that gain nothing
+
+# Polars would copy misaligned buffers one by one; pyarrow aligns them in one pass. Most arrive aligned, and are left alone.
 _ALIGNED: Final = pa.ipc.IpcReadOptions(ensure_alignment=pa.ipc.Alignment.DataTypeSpecific)
 
 
@@ -31,13 +35,37 @@ def _without_proxy(address: str) -> list[tuple[str, int]]:
     return [("grpc.enable_http_proxy", 0)] if host in {"", "localhost", "::1"} or host.startswith("127.") else []
 
 
+def _header(name: str, value: str) -> tuple[bytes, bytes]:
+    return name.encode(), value.encode()
+
+
+def _options(timeout: float, compression: str | None) -> fl.FlightCallOptions:
+    """Return the options of every call: what is received is aligned, and compressed both ways where that is asked for."""
+    if compression is None:
+        return fl.FlightCallOptions(timeout=timeout, read_options=_ALIGNED)
+    name = headers.check_compression(compression)
+    writing = pa.ipc.IpcWriteOptions(compression=name)
+    asked = [_header(headers.COMPRESSION, name)]
+    return fl.FlightCallOptions(timeout=timeout, read_options=_ALIGNED, write_options=writing, headers=asked)
+
+
+def _most_endpoints(told: bytes) -> int:
+    """Return how many endpoints a flight of this server may have, by what it says beside one; 1 where it says nothing."""
+    try:
+        return int(json.loads(told)["endpoints"])
+    except (ValueError, KeyError, TypeError):  # somebody else's server, or an older one
+        return 1
+
+
 class FlightTransport:
     """The five calls over Flight."""
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, compression: str | None = None) -> None:
         self.address = address
         self._timeout = timeout
-        self._options = fl.FlightCallOptions(timeout=timeout, read_options=_ALIGNED)
+        self._options = _options(timeout, compression)
+        self._planning = fl.FlightCallOptions(timeout=timeout, headers=[_header(headers.ENDPOINTS, str(_MOST_PARTS))])
+        self._may_divide = True  # until the server says that it never does
         self._lock = threading.Lock()
         self._client: fl.FlightClient | None = None
         watch(self)
@@ -47,13 +75,14 @@ class FlightTransport:
         check_usable()
         with self._lock:
             if self._client is None:
-                try:
-                    self._client = fl.FlightClient(self.address, generic_options=_without_proxy(self.address))
-                except (pa.ArrowException, ValueError) as error:
-                    raise InvalidRequest(
-                        f"{self.address!r} is not an address; write grpc://HOST:PORT or grpc+unix:///PATH"
-                    ) from error
+                self._client = self._another()
             return self._client
+
+    def _another(self, *more: tuple[str, int]) -> fl.FlightClient:
+        try:
+            return fl.FlightClient(self.address, generic_options=[*_without_proxy(self.address), *more])
+        except (pa.ArrowException, ValueError) as error:
+            raise InvalidRequest(f"{self.address!r} is not an address; write grpc://HOST:PORT or grpc+unix:///PATH") from error
 
     def drop_connection(self) -> bool:
         """Let go of the connection and tell whether there was one; the next call makes another."""
@@ -65,12 +94,37 @@ class FlightTransport:
         """Take a new lock: the old one may be held by a thread that only the parent has."""
         self._lock = threading.Lock()
 
-    def read(self, request: ReadRequest) -> FlightAnswer:
-        """Return the answer; the request itself is the ticket, so this is one round trip."""
+    def read(self, request: ReadRequest) -> Answer:
+        """Return the answer; the request itself is the ticket, so this is one round trip.
+
+        Before an answer that may be large the server is asked whether it comes in parts, unless it never divides.
+        """
+        return LargeAnswer(self, request) if self._may_divide and may_be_large(request) else self.whole(request)
+
+    def whole(self, request: ReadRequest) -> FlightAnswer:
+        """Return the answer as one stream."""
         try:
             reader = self._connected().do_get(fl.Ticket(request.to_bytes()), self._options)
             return FlightAnswer(self, request, reader)
         except (fl.FlightError, pa.ArrowException) as error:
+            raise self.translated(error) from None
+
+    def tickets(self, request: ReadRequest) -> list[bytes]:
+        """Return the tickets of the parts of an answer, in order; none where the server cannot say, and reading will."""
+        try:
+            info = self._connected().get_flight_info(fl.FlightDescriptor.for_command(request.to_bytes()), self._planning)
+        except (fl.FlightError, pa.ArrowException):
+            return []
+        self._may_divide = _most_endpoints(info.app_metadata) > 1
+        return [endpoint.ticket.ticket for endpoint in info.endpoints]
+
+    def part(self, request: ReadRequest, ticket: bytes) -> FlightAnswer:
+        """Return one part, by a connection of its own: one connection moves its streams' bytes in turn."""
+        connection = self._another(("grpc.use_local_subchannel_pool", 1))
+        try:
+            return FlightAnswer(self, request, connection.do_get(fl.Ticket(ticket), self._options), connection)
+        except (fl.FlightError, pa.ArrowException) as error:
+            connection.close()
             raise self.translated(error) from None
 
     def write(self, request: WriteRequest, rows: pa.Table) -> WriteResult:
@@ -151,9 +205,16 @@ class FlightTransport:
 class FlightAnswer:
     """A stream under way."""
 
-    def __init__(self, transport: FlightTransport, request: ReadRequest, reader: fl.FlightStreamReader) -> None:
+    def __init__(
+        self,
+        transport: FlightTransport,
+        request: ReadRequest,
+        reader: fl.FlightStreamReader,
+        connection: fl.FlightClient | None = None,
+    ) -> None:
+        """Read from *reader*; *connection*, where it is this stream's own, ends with ``table``."""
         self.info = ReadInfo(request.dataset, "flight")
-        self._transport, self._reader = transport, reader
+        self._transport, self._reader, self._connection = transport, reader, connection
         self._with_info = request.info
         self._ended = False
 
@@ -177,12 +238,16 @@ class FlightAnswer:
 
     def table(self) -> pa.Table:
         """Return all rows, in place of iterating."""
-        if self._with_info:
-            return pa.Table.from_batches(list(self), schema=self.schema)
         try:
+            # pyarrow turns a cancelled read_all() into Ctrl-C for the whole process, and a part may be cancelled by another.
+            if self._with_info or self._connection is not None:
+                return pa.Table.from_batches(list(self), schema=self.schema)
             table = self._reader.read_all()
         except (fl.FlightError, pa.ArrowException) as error:
             raise self._transport.translated(error) from None
+        finally:
+            if self._connection is not None:
+                self._connection.close()
         self._ended = True
         return table
 

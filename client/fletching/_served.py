@@ -30,18 +30,22 @@ log = logging.getLogger("fletching")
 Plane = Literal["flight", "local"]
 
 
-def connect(url: str | None = None, *, timeout: float = 300.0, plane: Plane | None = None) -> Cache:
+def connect(
+    url: str | None = None, *, timeout: float = 300.0, compression: str | None = None, plane: Plane | None = None
+) -> Cache:
     """Return a cache served at *url* (None: ``$FLETCHING_URL``, else ``grpc://127.0.0.1:8815``).
 
     ``grpc://HOST:PORT`` or ``grpc+unix:///PATH``. *timeout* bounds each call in seconds, fetching from upstream included.
+    *compression* is ``lz4`` or ``zstd`` for slow links, both ways; None sends plain batches, which a fast link, and this very
+    machine, moves sooner than anybody compresses them.
     *plane* None reads over the local plane where the server runs on this host, for this user, and over Flight otherwise;
     ``flight`` never looks for the local plane, ``local`` fails where it is not there: both are for those who measure.
-    Raises ``ServerUnreachable`` where nobody answers, ``InvalidRequest`` for an address that is none.
-    A cache works on in forked children too, unless a stream was open at the fork.
+    Raises ``ServerUnreachable`` where nobody answers, ``InvalidRequest`` for an address that is none, an unknown compression
+    or plane. A cache works on in forked children too, unless a stream was open at the fork.
     """
     if plane is not None and plane not in get_args(Plane):
         raise InvalidRequest(f"plane={plane!r:.40}; it is one of {', '.join(get_args(Plane))}, or None for the best one")
-    flight = FlightTransport(url or os.environ.get("FLETCHING_URL") or DEFAULT_URL, timeout)
+    flight = FlightTransport(url or os.environ.get("FLETCHING_URL") or DEFAULT_URL, timeout, compression)
     transport = ServedTransport(flight, timeout, plane)
     try:
         transport.look()

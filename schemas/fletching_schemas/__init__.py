@@ -12,7 +12,7 @@ from fletching_schemas.actions import ACTION_HELP, TABLE_ACTIONS, Action
 from fletching_schemas.canonical import CANONICAL_NAMES, canonical
 from fletching_schemas.datasets import Dataset, Notation, Period, Restatement, storage_schema, storage_type
 from fletching_schemas.replies import Adjustment, Gap, ReadInfo, SymbolStatus, Tier, TierUse, WriteResult
-from fletching_schemas.requests import FetchRequest, ReadRequest, WriteRequest
+from fletching_schemas.requests import FetchRequest, PartRequest, ReadRequest, WriteRequest
 from fletching_schemas.symbols import SUFFIXES, normalise_symbol
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "FetchRequest",
     "Gap",
     "Notation",
+    "PartRequest",
     "Period",
     "ReadInfo",
     "ReadRequest",

@@ -20,7 +20,8 @@
         StoreVersion                             written by an incompatible version
         StoreUnwritable   (OSError)              no permission, no room, or not a folder
         CorruptFile                              a checksum failed; the file has been set aside
-      Overloaded                                 the memory budget cannot hold what was asked for
+      AnswerChanged                              rows changed between two parts of one answer; read again
+      Overloaded                                 no memory for what was asked for, or too many streams at once
       ServerClosing                              draining: no new requests are taken
       ServerUnreachable   (ConnectionError)      nobody answers at that address
       ListenFailed        (OSError)              the server cannot listen there: in use, or not allowed
@@ -37,6 +38,7 @@ from __future__ import annotations
 from datetime import datetime
 
 __all__ = [
+    "AnswerChanged",
     "BadSourceData",
     "CorruptFile",
     "Error",
@@ -200,8 +202,14 @@ class CorruptFile(StoreError):
     code = "corrupt_file"
 
 
+class AnswerChanged(Error):
+    """The rows changed after an answer was divided into parts, so the parts would not fit together; read again."""
+
+    code = "answer_changed"
+
+
 class Overloaded(Error):
-    """The memory budget cannot hold what was asked for."""
+    """The memory budget cannot hold what was asked for, or one client has too many streams under way."""
 
     code = "overloaded"
 

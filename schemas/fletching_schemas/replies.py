@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import Any, Final, Literal
@@ -179,6 +180,27 @@ class ReadInfo:
     def _repr_html_(self) -> str:
         cells = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in self._facts())
         return f"<table>{cells}</table>"
+
+
+def put_together(infos: Sequence[ReadInfo]) -> ReadInfo:
+    """Return the info of an answer that was read in parts, from those of the parts, in order.
+
+    Counts are added. Parts touch the same files and run side by side: of ``partitions``, ``milliseconds`` and the age the
+    largest counts.
+    """
+    whole = ReadInfo(infos[0].dataset, infos[0].plane, adjustment=infos[0].adjustment)
+    for info in infos:
+        for tier in TIERS:
+            whole.tiers[tier].add(info.tiers[tier].rows, info.tiers[tier].bytes)
+        for name in ("rows", "bytes", "upstream_calls", "joined_calls", "gaps_omitted"):
+            setattr(whole, name, getattr(whole, name) + getattr(info, name))
+        whole.tell_gaps(info.gaps)
+        whole.symbols |= info.symbols
+    whole.partitions = max(info.partitions for info in infos)
+    whole.milliseconds = max(info.milliseconds for info in infos)
+    whole.age_seconds = max((info.age_seconds for info in infos if info.age_seconds is not None), default=None)
+    whole.stale = any(info.stale for info in infos)
+    return whole
 
 
 def _sent(status: SymbolStatus) -> list[str]:

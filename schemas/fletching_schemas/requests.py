@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 REQUEST_VERSION: Final = 1
 MAX_REQUEST_BYTES: Final = 256 * 1024  # 20,000 symbols fit; a ticket of megabytes is not a request
 MAX_SYMBOLS: Final = 20_000
+MAX_PARTS: Final = 64
 MAX_SYMBOL_LENGTH: Final = 64
 MAX_AGE_SECONDS: Final = 1e10  # three centuries; far larger numbers overflow the instants that they are taken from
 
@@ -103,11 +104,14 @@ class _Wire:
 
     def to_bytes(self) -> bytes:
         """Return the request as it travels; ``InvalidRequest`` where it is larger than a server reads."""
-        asked = {name: _plain(value) for name, value in vars(self).items() if value is not None}
-        raw = _ENCODER.encode({"kind": self.kind, "version": REQUEST_VERSION, **asked}).encode()
+        raw = _ENCODER.encode(self._document()).encode()
         if len(raw) > MAX_REQUEST_BYTES:
             raise InvalidRequest(f"the request takes {len(raw):,} bytes, at most {MAX_REQUEST_BYTES:,}: ask in parts")
         return raw
+
+    def _document(self) -> dict[str, object]:
+        asked = {name: _plain(value) for name, value in vars(self).items() if value is not None}
+        return {"kind": self.kind, "version": REQUEST_VERSION, **asked}
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Self:
@@ -136,6 +140,8 @@ class _Wire:
 def _plain(value: object) -> object:
     if isinstance(value, FILTERS):
         return to_document(value)
+    if isinstance(value, _Wire):
+        return value._document()  # noqa: SLF001  # a request within a request
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -225,6 +231,41 @@ class ReadRequest(_Wire):
     def tolerated_age(self) -> float | None:
         """The oldest acceptable age of unsettled rows in seconds: ``max_age``, else the profile's, else None."""
         return self.max_age if self.max_age is not None else PROFILES.get(self.profile or "")
+
+
+@dataclass(frozen=True)
+class PartRequest(_Wire):
+    """One share of a large answer: part *part* (from 0) of *parts* of what *read* answers, by symbol, in order.
+
+    All parts are of one *generation* of the dataset, or are refused with ``AnswerChanged``: put together in order they are
+    the whole answer. A server makes them; whoever takes one takes all.
+    """
+
+    kind = "part"
+
+    read: ReadRequest
+    part: int
+    parts: int
+    generation: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.read, dict):  # as it travelled
+            object.__setattr__(self, "read", ReadRequest._from_document(dict(self.read)))  # noqa: SLF001  # the same module
+        numbers = (self.part, self.parts, self.generation)
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+        if not whole or not 0 <= self.part < self.parts <= MAX_PARTS or self.generation < 0:
+            raise InvalidRequest(
+                f"part {self.part!r:.20} of {self.parts!r:.20} at {self.generation!r:.20} is not one of 1 to {MAX_PARTS}"
+            )
+        if not isinstance(self.read, ReadRequest) or (self.read.adjust, self.read.where, self.read.limit) != (None, None, None):
+            raise InvalidRequest("a part is of a read request without adjust (factors may change between two), where and limit")
+
+
+def ticket_from_bytes(raw: bytes) -> ReadRequest | PartRequest:
+    """Return what the ticket *raw* asks for: a read, or a part of one."""
+    document = decode_json(raw, MAX_REQUEST_BYTES, "a request")
+    kind = PartRequest if document.get("kind") == PartRequest.kind else ReadRequest
+    return kind._from_document(document)  # noqa: SLF001  # the same module
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import structlog
 
-from fletching_schemas import Action, Dataset, ReadRequest, WriteRequest, WriteResult
+from fletching_schemas import Action, Dataset, PartRequest, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
 from fletching_server.adjusted import AdjustedReads
@@ -141,11 +141,20 @@ class Engine:
 
     # The verbs
 
-    def read(self, request: ReadRequest, plane: str = "embedded", principal: str = "") -> Answer:
+    def read(self, request: ReadRequest | PartRequest, plane: str = "embedded", principal: str = "") -> Answer:
         """Return the answer to *request*; its rows move as it is read. See ``Reads.read``."""
         self._check_open()
         self.evidence.look()
+        if isinstance(request, PartRequest):
+            return self._reads.read(request, plane, principal)
         return self._filtered.read(request, plane, principal)
+
+    def parts(self, request: ReadRequest, most: int) -> list[PartRequest]:
+        """Return the parts in which the answer to *request* may be read side by side; none where it is better read whole."""
+        self._check_open()
+        plain = request.adjust is None and request.where is None and request.limit is None
+        most = min(most, self.settings.most_endpoints)
+        return self._reads.parts(replace(request, progress_id=None), most) if most > 1 and plain else []
 
     def names(self) -> list[str]:
         """Return the names of all datasets, sorted."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -18,14 +16,16 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import structlog
 
-from fletching_schemas import ACTION_HELP, Action, ReadRequest, WriteRequest
+from fletching_schemas import ACTION_HELP, Action, PartRequest, ReadRequest, WriteRequest, headers
 from fletching_schemas import errors as e
 from fletching_schemas.datasets import decode_json
-from fletching_schemas.requests import MAX_REQUEST_BYTES
-from fletching_server.batches import tight
+from fletching_schemas.requests import MAX_REQUEST_BYTES, ticket_from_bytes
+from fletching_server.batches import aligned_note, tight
 from fletching_server.engine import Engine
 from fletching_server.failures import presentable
+from fletching_server.flight_calls import Calls
 from fletching_server.reads import Answer
+from fletching_server.streams import Streams
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,6 +38,7 @@ _STATUS: Final[dict[type[e.Error], type[fl.FlightError]]] = {
     e.SourceThrottled: fl.FlightUnavailableError,
     e.ServerClosing: fl.FlightUnavailableError,
     e.Overloaded: fl.FlightUnavailableError,
+    e.AnswerChanged: fl.FlightUnavailableError,
     e.SourceTimeout: fl.FlightTimedOutError,
     e.InternalError: fl.FlightInternalError,
     e.CorruptFile: fl.FlightInternalError,
@@ -47,7 +48,7 @@ _MOST_TOLD_BYTES: Final = 6000  # errors travel in HTTP/2 headers, which gRPC re
 
 # A notebook cell, a dashboard, a sweep send the same bytes again and again; what they mean never changes.
 _PARSED_BYTES: Final = 1024
-_parsed = functools.lru_cache(maxsize=4096)(ReadRequest.from_bytes)
+_parsed = functools.lru_cache(maxsize=4096)(ticket_from_bytes)
 
 
 def to_flight_error(error: BaseException) -> fl.FlightError:
@@ -82,66 +83,14 @@ def _translated(handler: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-class _Call(fl.ServerMiddleware):  # type: ignore[misc]  # pyarrow has no types
-    """One call under way, and what it holds."""
-
-    def __init__(self, edge: FlightEdge) -> None:
-        self.holds = ExitStack()
-        self._edge = edge
-        edge.calls.enter()
-
-    def call_completed(self, exception: object) -> None:
-        """Let go of everything; pyarrow calls this exactly once, also after a cancellation."""
-        del exception
-        try:
-            self.holds.close()
-        except Exception:
-            log.exception("ending a call failed")
-        finally:
-            self._edge.calls.leave()
-
-
-class _Calls(fl.ServerMiddlewareFactory):  # type: ignore[misc]  # the same
-    """Counts the calls under way, so that a drain can wait for them."""
-
-    def __init__(self, edge: FlightEdge) -> None:
-        self._edge = edge
-        self._changed = threading.Condition()
-        self._active = 0
-
-    def start_call(self, info: object, headers: object) -> _Call:
-        """Return the record of a new call."""
-        del info, headers
-        return _Call(self._edge)
-
-    def enter(self) -> None:
-        with self._changed:
-            self._active += 1
-
-    def leave(self) -> None:
-        with self._changed:
-            self._active -= 1
-            if not self._active:
-                self._changed.notify_all()
-
-    @property
-    def active(self) -> int:
-        """How many calls are under way."""
-        return self._active
-
-    def wait_until_idle(self, seconds: float) -> bool:
-        """Return whether all calls ended within *seconds*."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._active == 0, seconds)
-
-
 class FlightEdge(fl.FlightServerBase):  # type: ignore[misc]  # the same
     """An Arrow Flight server over *engine*; it serves as soon as it is constructed."""
 
     def __init__(self, engine: Engine, location: str) -> None:
         self._engine = engine
         self.draining = False
-        self.calls = _Calls(self)
+        self.calls = Calls()
+        self.streams = Streams(engine.settings.streams_per_principal)
         super().__init__(location, middleware={"call": self.calls})
 
     def _check_open(self) -> None:
@@ -157,16 +106,24 @@ class FlightEdge(fl.FlightServerBase):  # type: ignore[misc]  # the same
 
     @_translated
     def get_flight_info(self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor) -> fl.FlightInfo:
-        """Return schema, rows where they are known, and the ticket that reads them."""
-        del context
-        self._check_open()
-        return self._info(_read_request(descriptor))
+        """Return schema, rows where they are known, and the ticket that reads them.
 
-    def _info(self, request: ReadRequest) -> fl.FlightInfo:
+        Several tickets only for a client that said it takes them all: one that took the first alone would miss rows.
+        """
+        self._check_open()
+        request = _read_request(descriptor)
+        most = headers.endpoints_asked(context.get_middleware("call").said(headers.ENDPOINTS))
+        parts = self._engine.parts(request, most) if most > 1 else []
+        return self._info(request, parts)
+
+    def _info(self, request: ReadRequest, parts: Sequence[PartRequest] = ()) -> fl.FlightInfo:
+        tickets: Sequence[ReadRequest | PartRequest] = parts or [request]
         schema, rows = self._engine.describe(request)
         descriptor = fl.FlightDescriptor.for_path(request.dataset)
         # No location: the ticket is for the server that was asked.
-        return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(request.to_bytes(), [])], rows, -1)
+        endpoints = [fl.FlightEndpoint(ticket.to_bytes(), []) for ticket in tickets]
+        told = json.dumps({"endpoints": self._engine.settings.most_endpoints})  # 1: there is no use in asking again
+        return fl.FlightInfo(schema, descriptor, endpoints, rows, -1, ordered=bool(parts), app_metadata=told)
 
     @_translated
     def get_schema(self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor) -> fl.SchemaResult:
@@ -178,14 +135,18 @@ class FlightEdge(fl.FlightServerBase):  # type: ignore[misc]  # the same
 
     @_translated
     def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
-        """Return the rows; the ticket is a ``ReadRequest``, so one round trip is enough."""
+        """Return the rows; the ticket is a ``ReadRequest``, so one round trip is enough, or a ``PartRequest``."""
         self._check_open()
-        request = _parsed(ticket.ticket) if len(ticket.ticket) <= _PARSED_BYTES else ReadRequest.from_bytes(ticket.ticket)
-        answer = self._engine.read(request, "flight", context.peer())
-        context.get_middleware("call").holds.callback(answer.close)
-        if answer.whole is not None and not request.info:
-            return fl.RecordBatchStream(answer.whole.to_reader(max_chunksize=answer.batch_rows))
-        return fl.GeneratorStream(answer.schema, _stream(answer, with_info=request.info))
+        call, principal, raw = context.get_middleware("call"), context.peer(), ticket.ticket
+        asked = _parsed(raw) if len(raw) <= _PARSED_BYTES else ticket_from_bytes(raw)
+        options = call.compression()
+        call.holds.callback(self.streams.enter(principal))
+        answer = self._engine.read(asked, "flight", principal)
+        call.holds.callback(answer.close)
+        with_info = (asked.read if isinstance(asked, PartRequest) else asked).info
+        if answer.whole is not None and not with_info:
+            return fl.RecordBatchStream(answer.whole.to_reader(max_chunksize=answer.batch_rows), options=options)
+        return fl.GeneratorStream(answer.schema, _stream(answer, with_info=with_info), options=options)
 
     @_translated
     def do_put(
@@ -277,7 +238,7 @@ def _stream(answer: Answer, *, with_info: bool) -> Iterator[Any]:
                 yield last
             last = batch
         empty = pa.RecordBatch.from_pylist([], schema=answer.schema)
-        yield empty if last is None else last, pa.py_buffer(answer.info.to_bytes())
+        yield empty if last is None else last, pa.py_buffer(aligned_note(answer.info.to_bytes()))
     except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001  # as in the handlers, whose wrapper ended when the stream began

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 
 import pyarrow as pa
 
-from fletching_schemas import Dataset, ReadRequest, normalise_symbol
-from fletching_schemas.errors import OutOfCalendar, UnknownSymbol
+from fletching_schemas import Dataset, PartRequest, ReadRequest, normalise_symbol
+from fletching_schemas.errors import AnswerChanged, OutOfCalendar, UnknownSymbol
+from fletching_server.batches import row_bytes
 from fletching_server.calendars import Calendar, day_number
 from fletching_server.gaps import Bars, Cells, Gaps, World, bars, cells, earliest_day, horizons, present_session
 from fletching_server.image import Window
@@ -73,6 +74,35 @@ def resolve(request: ReadRequest, state: DatasetState, world: World) -> Plan:
     files = _files(state, symbols, window, everything=request.symbols is None)
     told = (found.gaps, found.due, barred, *horizons(request, state.dataset, world, len(symbols)))
     return Plan(state.dataset, schema, symbols, window, files, *told, world.calendar, future)
+
+
+# Parts
+
+
+def estimated_bytes(plan: Plan) -> float:
+    """Return about how many bytes the answer has, by the files' sizes: rows are taken to lie evenly."""
+    width = row_bytes(plan.schema) / row_bytes(plan.dataset.schema)
+    return sum(file.memory_bytes * file.share_of(plan.symbols) * _share_of_days(file, plan.wanted) * width for file in plan.files)
+
+
+def _share_of_days(file: StoredFile, wanted: Days) -> float:
+    common = min(file.last_day, wanted.last) - max(file.first_day, wanted.first) + 1
+    return max(0, common) / max(1, file.last_day - file.first_day + 1)
+
+
+def divided(plan: Plan, generation: int, asked: PartRequest) -> Plan:
+    """Return the part of *plan* that *asked* names: a run of its symbols. All parts in order are the whole plan.
+
+    Raises ``AnswerChanged`` where *generation* is not that of the other parts, or something must be fetched first: that
+    would change it.
+    """
+    if generation != asked.generation or (plan.gaps and asked.read.on_miss != "cached"):
+        raise AnswerChanged(f"{plan.dataset.name} changed after the read was divided into {asked.parts} parts: read again")
+    count = len(plan.symbols)
+    symbols = plan.symbols[count * asked.part // asked.parts : count * (asked.part + 1) // asked.parts]
+    files = tuple(file for file in plan.files if file.share_of(symbols) > 0)
+    gaps, due = ({name: runs[name] for name in symbols if name in runs} for runs in (plan.gaps, plan.due))
+    return replace(plan, symbols=symbols, files=files, gaps=gaps, due=due)
 
 
 # Symbols

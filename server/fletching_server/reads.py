@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from fletching_schemas import Gap, ReadInfo, ReadRequest, Tier
+from fletching_schemas import Gap, PartRequest, ReadInfo, ReadRequest, Tier
 from fletching_schemas.errors import (
     CorruptFile,
     Error,
@@ -33,7 +33,7 @@ from fletching_server.fills import Fills
 from fletching_server.gaps import Gaps, World, present_session, unknown
 from fletching_server.hot import HotTier
 from fletching_server.pieces import Layers, Part, Piece, Run, Tally, lying, parts, pieces
-from fletching_server.plan import Plan, named_symbols, resolve
+from fletching_server.plan import Plan, divided, estimated_bytes, named_symbols, resolve
 from fletching_server.progress import Progress, ProgressBoard
 from fletching_server.repair import Repairs
 from fletching_server.snapshot import DatasetState, Life, StoredFile
@@ -44,6 +44,7 @@ from fletching_server.telling import any_ageing, oldest_fetch, statuses, told_ga
 
 # Rows of cold files are read for as many symbols at a time as fit in this, so a large read does not need large memory.
 GROUP_BYTES: Final = 32 << 20
+PART_BYTES: Final = 32 << 20  # an answer of twice that is worth a second connection
 _TRIES: Final = 64  # a damaged file costs two: it is set aside, and what rested on it is fetched again
 
 _PREPARED: Final = 4096  # plans kept; each is a few hundred bytes
@@ -111,6 +112,7 @@ class _Reading:
     started: float
     progress: Progress
     principal: str = ""
+    part: PartRequest | None = None
     filled: Gaps = field(default_factory=dict)
     failed: dict[str, Error] = field(default_factory=dict)
     stale: dict[str, Error] = field(default_factory=dict)
@@ -144,14 +146,16 @@ class Reads:
         self.progress = ProgressBoard()
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
 
-    def read(self, request: ReadRequest, plane: str, principal: str = "") -> Answer:
-        """Return the answer to *request*: gaps are closed before this returns, rows move as it is read.
+    def read(self, asked: ReadRequest | PartRequest, plane: str, principal: str = "") -> Answer:
+        """Return the answer to *asked*: gaps are closed before this returns, rows move as it is read.
 
-        Where some symbols cannot be fetched the others are answered if *request* asks for the info that says so; else the
+        Where some symbols cannot be fetched the others are answered if the request asks for the info that says so; else the
         first failure is raised, and what arrived is kept for the next time. *principal* is who asks, for a fair turn.
         """
+        part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, asked)
         with self.progress.following(request.progress_id) as progress:
-            return self._read(request, _Reading(ReadInfo(request.dataset, plane), self._clock.monotonic(), progress, principal))
+            info = ReadInfo(request.dataset, plane)
+            return self._read(request, _Reading(info, self._clock.monotonic(), progress, principal, part))
 
     def _read(self, request: ReadRequest, reading: _Reading) -> Answer:
         now = self._clock.now()  # one instant for all tries, or fresh rows would be too old
@@ -160,6 +164,8 @@ class Reads:
                 with ExitStack() as held:
                     state = held.enter_context(self._store.pinned(request.dataset))
                     plan = self._plan(request, state, now)
+                    if reading.part is not None:
+                        plan = divided(plan, state.generation, reading.part)
                     gaps = reading.left(plan, state)
                     if gaps and request.on_miss != "cached":
                         self._close_gaps(request, plan, gaps, state, reading)
@@ -204,6 +210,14 @@ class Reads:
         known = state.is_table or (request.symbols is not None and not plan.gaps)
         exact = known and whole and plan.window.first_instant is None and plan.window.last_instant is None
         return plan.schema, sum(file.rows for file in plan.files) if exact else -1
+
+    def parts(self, request: ReadRequest, most: int) -> list[PartRequest]:
+        """Return the parts, at most *most*, that a large answer may be read in; none where it is better read whole."""
+        state = self._store.state(request.dataset)
+        plan = self._plan(request, state, self._clock.now())
+        large = 0 if plan.gaps or plan.due else int(estimated_bytes(plan) / PART_BYTES)
+        count = min(most, large, len(plan.symbols))
+        return [PartRequest(request, part, count, state.generation) for part in range(count)] if count > 1 else []
 
     # Planning and filling
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from fletching_schemas import Restatement
 from fletching_schemas.errors import InvalidRequest
+from fletching_schemas.requests import MAX_PARTS
 
 
 class CalendarSettings(BaseModel):
@@ -89,9 +91,18 @@ class Settings(BaseSettings):
     )
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
     max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
+    streams_per_principal: int = Field(64, ge=1, description="Answers that one client connection may have under way at a time.")
+    endpoints: int = Field(
+        0, ge=0, le=MAX_PARTS, description="Into how many parts a large answer is divided, at most; 0: by the cores, 1: never."
+    )
     metrics: str | None = Field(None, description="Where to serve Prometheus metrics over HTTP, as HOST:PORT; none: not.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How it is logged, on stderr.")
+
+    @property
+    def most_endpoints(self) -> int:
+        """``endpoints``, worked out: half the cores, as reader and server each use one per stream, and at most 8."""
+        return self.endpoints or max(1, min(8, (os.cpu_count() or 1) // 2))
 
     @classmethod
     def settings_customise_sources(

@@ -20,10 +20,10 @@ from fletching_server.flight import to_flight_error
 
 ROOT = Path(__file__).resolve().parents[2]
 ERRORS = [
-    "BadSourceData", "CorruptFile", "Error", "InternalError", "InvalidRequest", "ListenFailed", "NotBuilt", "NotCached",
-    "OutOfCalendar", "Overloaded", "ServerClosing", "ServerUnreachable", "SourceChanged", "SourceError", "SourceThrottled",
-    "SourceTimeout", "SourceUnavailable", "StoreError", "StoreInUse", "StoreUnwritable", "StoreVersion", "UnknownColumn",
-    "UnknownDataset", "UnknownFunction", "UnknownSymbol",
+    "AnswerChanged", "BadSourceData", "CorruptFile", "Error", "InternalError", "InvalidRequest", "ListenFailed", "NotBuilt",
+    "NotCached", "OutOfCalendar", "Overloaded", "ServerClosing", "ServerUnreachable", "SourceChanged", "SourceError",
+    "SourceThrottled", "SourceTimeout", "SourceUnavailable", "StoreError", "StoreInUse", "StoreUnwritable", "StoreVersion",
+    "UnknownColumn", "UnknownDataset", "UnknownFunction", "UnknownSymbol",
 ]  # fmt: skip
 EXPORTS: dict[str, list[str]] = {
     "fletching": sorted(
@@ -31,7 +31,8 @@ EXPORTS: dict[str, list[str]] = {
     ),
     "fletching_schemas": [
         "ACTION_HELP", "CANONICAL_NAMES", "SUFFIXES", "TABLE_ACTIONS", "Action", "Adjustment", "Dataset", "FetchRequest", "Gap",
-        "Notation", "Period", "ReadInfo", "ReadRequest", "Restatement", "SymbolStatus", "Tier", "TierUse", "WriteRequest",
+        "Notation", "PartRequest", "Period", "ReadInfo", "ReadRequest", "Restatement", "SymbolStatus", "Tier", "TierUse",
+        "WriteRequest",
         "WriteResult", "canonical",
         "normalise_symbol", "storage_schema", "storage_type",
     ],

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fletching_server.batches import TARGET_BYTES, cut, rows_per_batch
+from fletching_server.batches import ALIGNMENT, TARGET_BYTES, aligned_note, cut, rows_per_batch
 
 SIZES = st.lists(st.integers(1, 40), max_size=20)
 
@@ -47,7 +49,30 @@ def test_nothing_in_nothing_out() -> None:
     assert list(cut([], 10)) == []
 
 
-def test_a_batch_is_about_two_megabytes_and_at_least_a_row() -> None:
+def test_a_batch_is_about_one_megabyte_and_at_least_a_row() -> None:
     assert rows_per_batch(1000 * 100, 1000) == TARGET_BYTES // 100
     assert rows_per_batch(100 << 20, 10) == 1
     assert rows_per_batch(0, 0) > 0
+
+
+def test_gathered_batches_stay_below_the_size_from_which_they_would_arrive_misaligned() -> None:
+    assert TARGET_BYTES >= 1e6
+    assert 2 * TARGET_BYTES < 2 << 20
+
+
+def varint(number: int) -> bytes:
+    """Return *number* as protobuf writes it: seven bits a byte, the high bit says that more follow."""
+    written = bytearray()
+    while number > 127:
+        written.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*written, number])
+
+
+@given(st.one_of(st.integers(1, 400), st.integers(16_000, 17_000)))
+def test_a_note_shifts_the_body_behind_it_by_whole_words(size: int) -> None:
+    note = json.dumps("x" * size).encode()
+    padded = aligned_note(note)
+    assert json.loads(padded) == json.loads(note)
+    assert len(b"\x1a" + varint(len(padded)) + padded) % ALIGNMENT == 0
+    assert len(padded) < len(note) + 2 * ALIGNMENT

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -8,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import NOW, weekdays
 
-from fletching_schemas import Dataset, FetchRequest, Gap, ReadRequest, canonical
-from fletching_schemas.errors import OutOfCalendar, UnknownColumn, UnknownSymbol
+from fletching_schemas import Dataset, FetchRequest, Gap, PartRequest, ReadRequest, canonical
+from fletching_schemas.errors import AnswerChanged, OutOfCalendar, UnknownColumn, UnknownSymbol
 from fletching_server.almanac import build_calendar
 from fletching_server.calendars import day_number, from_day_number
 from fletching_server.gaps import World, fetch_requests, uncovered, unknown
 from fletching_server.image import Window
-from fletching_server.plan import Plan, resolve
+from fletching_server.plan import Plan, divided, estimated_bytes, resolve
 from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.spans import EMPTY, FINAL, PROVISIONAL, Days, Span, Spans
 from fletching_server.telling import told_gaps
@@ -309,3 +310,62 @@ def test_gaps_are_told_with_their_reasons_in_order() -> None:
         Gap("000001.SZ", date(2026, 11, 3), date(2026, 11, 4), "nothing_upstream"),
         Gap("000001.SZ", date(2026, 11, 9), date(2026, 11, 10), "not_cached"),
     ]
+
+
+# Parts
+
+
+MARKET = tuple(f"{number:06}.SZ" for number in range(1, 31))
+
+
+def wide_state(first: date, last: date, generation: int = 5) -> DatasetState:
+    coverage: dict[str, Spans] = {symbol: (span(first, last),) for symbol in MARKET}
+    halves = (MARKET[:15], MARKET[15:])
+    files = tuple(file_of(symbols, first, last, f"f{number}") for number, symbols in enumerate(halves))
+    return held(coverage, files=files, generation=generation)
+
+
+@given(st.integers(1, 40), st.sets(st.sampled_from(MARKET), min_size=1))
+def test_parts_in_order_are_the_whole_plan(count: int, symbols: set[str]) -> None:
+    request = asked("bars_1d", sorted(symbols), "2026-11-02", "2026-11-20")
+    plan = plan_of(request, wide_state(date(2026, 11, 2), date(2026, 11, 20)))
+    parts = [divided(plan, 5, PartRequest(request, part, count, 5)) for part in range(count)]
+    assert tuple(symbol for part in parts for symbol in part.symbols) == plan.symbols
+    assert max(len(part.symbols) for part in parts) - min(len(part.symbols) for part in parts) <= 1
+    for part in parts:
+        assert {file.id for file in part.files} == {file.id for file in plan.files if set(file.symbols) & set(part.symbols)}
+        assert (part.schema, part.window, part.gaps) == (plan.schema, plan.window, {})
+
+
+def test_a_part_of_another_generation_or_with_something_to_fetch_is_refused() -> None:
+    request = asked("bars_1d", MARKET[:2], "2026-11-02", "2026-11-20")
+    part = PartRequest(request, 0, 2, 5)
+    plan = plan_of(request, wide_state(date(2026, 11, 2), date(2026, 11, 20)))
+    with pytest.raises(AnswerChanged, match=r"bars_1d changed.*2 parts"):
+        divided(plan, 6, part)
+    lacking = plan_of(request, wide_state(date(2026, 11, 2), date(2026, 11, 19)))
+    assert lacking.gaps
+    with pytest.raises(AnswerChanged):
+        divided(lacking, 5, part)
+
+
+def test_of_what_is_held_alone_parts_keep_their_gaps() -> None:
+    request = asked("bars_1d", MARKET[:2], "2026-11-02", "2026-11-20", on_miss="cached")
+    plan = plan_of(request, wide_state(date(2026, 11, 2), date(2026, 11, 19)))
+    parts = [divided(plan, 5, PartRequest(request, part, 2, 5)) for part in range(2)]
+    assert [list(part.gaps) for part in parts] == [[MARKET[0]], [MARKET[1]]]
+    assert {**parts[0].gaps, **parts[1].gaps} == plan.gaps
+
+
+def test_the_size_of_an_answer_is_estimated_from_what_is_wanted_of_each_file() -> None:
+    state = wide_state(date(2026, 11, 2), date(2026, 11, 21))
+    large = [replace(file, memory_bytes=1_000_000) for file in state.files]
+    state = replace(state, files=tuple(large))
+
+    def size(symbols: Any = MARKET, start: str = "2026-11-02", columns: Any = None) -> float:
+        return estimated_bytes(plan_of(asked("bars_1d", symbols, start, "2026-11-20", columns=columns), state))
+
+    assert size() == pytest.approx(2_000_000 * 19 / 20)
+    assert size(MARKET[:3]) == pytest.approx(size() / 10)
+    assert size(start="2026-11-11") == pytest.approx(2_000_000 * 10 / 20)
+    assert size(columns=["symbol", "close"]) < size() / 4
