@@ -251,7 +251,7 @@ def test_a_query_that_has_enough_ends_the_answer(
 
 def lets_go(engine: Engine) -> bool:
     """Return whether all leases end: Polars drops what it has no more use for with one of the next calls into it."""
-    return any(not engine.hot.facts()["hot_leases"] for _ in range(200_000) if pl.Series([1]).len())
+    return any(not engine.hot.facts()["hot_leases"] for _ in range(2_000_000) if pl.Series([1]).len())
 
 
 # Explaining
