@@ -69,8 +69,8 @@ class Reader:
             for batch in answer:
                 rows = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch]), rechunk=False))
                 wanted = rows if predicate is None else rows.filter(predicate)
-                frame = wanted.select(names).head(wanted.height if left is None else left)
-                yield frame
+                frame = wanted.head(wanted.height if left is None else left)
+                yield frame.select(names) if names else frame.drop(frame.columns)  # that keeps its height: rows are counted
                 if left is not None and (left := left - frame.height) <= 0:
                     return
         finally:

@@ -177,6 +177,27 @@ def test_the_columns_and_the_schema_of_a_scan_are_those_of_the_read(cache: Cache
 
 
 @pytest.mark.parametrize("engine", ["in-memory", "streaming"])
+@pytest.mark.parametrize(
+    "counted",
+    [
+        lambda frame: frame.select(pl.len()),
+        lambda frame: frame.with_row_index().select("index"),
+        lambda frame: frame.select(pl.int_range(pl.len())),
+        lambda frame: frame.head(7).with_row_index().select("index"),
+        lambda frame: frame.filter(pl.col("close") > 20).with_row_index().select("index"),
+        lambda frame: frame.with_columns(one=pl.lit(1)).select("one"),
+    ],
+    ids=["len", "index", "range", "index of a head", "index of a filter", "literal"],
+)
+def test_rows_are_counted_though_no_column_is_wanted(
+    counted: Callable[[pl.LazyFrame], pl.LazyFrame], engine: Any, cache: Cache
+) -> None:
+    want = counted(cache.read("bars_1d", start="2026-11-01").lazy()).collect()
+    assert want.height >= 1
+    assert counted(cache.scan("bars_1d", start="2026-11-01")).collect(engine=engine).equals(want)
+
+
+@pytest.mark.parametrize("engine", ["in-memory", "streaming"])
 def test_errors_of_the_cache_arrive_as_they_are(engine: Any, cache: Cache) -> None:
     with pytest.raises(fletching.UnknownSymbol, match="000099"):
         cache.scan("bars_1d", "000099.SZ").collect(engine=engine)
@@ -230,7 +251,7 @@ def test_a_query_that_has_enough_ends_the_answer(
 
 def lets_go(engine: Engine) -> bool:
     """Return whether all leases end: Polars drops what it has no more use for with one of the next calls into it."""
-    return any(not engine.hot.facts()["hot_leases"] for _ in range(200_000) if pl.Series([1]).len())
+    return any(not engine.hot.facts()["hot_leases"] for _ in range(2_000_000) if pl.Series([1]).len())
 
 
 # Explaining

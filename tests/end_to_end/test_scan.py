@@ -318,7 +318,7 @@ def test_a_query_that_has_enough_ends_its_call(rigs: Rigs, plane: str) -> None:
     scan = rig.cache.scan("big")
     assert scan.filter(pl.col("size") > 9).head(3).collect(engine="streaming")["size"].to_list() == [10, 11, 12]
     assert scan.head(2).collect()["size"].to_list() == [0, 1]
-    assert any(is_idle(rig) for _ in range(200_000) if pl.Series([1]).len())  # Polars drops what it has with a later call into it
+    assert any(is_idle(rig) for _ in range(2_000_000) if pl.Series([1]).len())  # dropped with a later call into Polars
     assert not any(rig.engine.store._pins.values())
 
 
