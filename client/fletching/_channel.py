@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 import weakref
 from collections import deque
@@ -43,7 +44,10 @@ class Channel:
     def __init__(self, path: str, instance: str, timeout: float) -> None:
         self._received, self._at = b"", 0
         self._descriptors: deque[int] = deque()
+        self._board: int | None = None
         self._socket = socket.socket(socket.AF_UNIX)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
         _open.add(self)
         try:
             self._socket.settimeout(timeout)
@@ -61,6 +65,20 @@ class Channel:
         told: dict[str, Any] = json.loads(bytes(body))
         if kind != Frame.HELLO or told.get("instance") != instance or told.get("version") != LOCAL_VERSION:
             raise Unusable(f"another server answers: {told!r:.200}")
+        if told.get("board"):
+            (self._board,) = self.descriptors(1)
+
+    def take_board(self) -> int | None:
+        """Return the descriptor of the server's board, which is the caller's from now on; None where there is none."""
+        board, self._board = self._board, None
+        return board
+
+    def quiet(self) -> bool:
+        """Return whether the server is there, and says nothing: between questions that is how it should be."""
+        try:
+            return not self._poll.poll(0)
+        except OSError:
+            return False
 
     def ask(self, serials: Sequence[int], request: bytes) -> None:
         """Send a read, by somebody who maps the images *serials*."""
@@ -118,6 +136,8 @@ class Channel:
 
     def close(self) -> None:
         """Hang up, and let go of what came and nobody took; a second call does nothing."""
+        if (board := self.take_board()) is not None:
+            self._descriptors.append(board)
         while self._descriptors:
             with suppress(OSError):
                 os.close(self._descriptors.popleft())

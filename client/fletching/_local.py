@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +17,10 @@ import pyarrow as pa
 from fletching._channel import Channel, Unusable
 from fletching._images import Images, MappedImage
 from fletching._places import Layer, Run, as_batches, as_frame, as_table
+from fletching._repeats import Repeat, Repeats
 from fletching_schemas import ReadInfo, ReadRequest
 from fletching_schemas.errors import Error, InvalidRequest, ServerUnreachable, SourceTimeout
-from fletching_schemas.local import Frame, told_error, unpacked
+from fletching_schemas.local import LASTING, Frame, told_error, unpacked
 
 _HOST: Final = Path("/proc/sys/kernel/random/boot_id")
 _BROKEN: Final = (OSError, ValueError, LookupError, TypeError, pa.ArrowException, InvalidRequest)
@@ -31,14 +34,16 @@ class LocalPlane:
         if not _HOST.exists() or facts.get("host") != _HOST.read_text().strip():
             raise Unusable("the server runs on another host")
         self._path, self._instance, self._timeout = str(facts.get("path")), str(facts.get("instance")), timeout
-        self._images = Images()
+        first = self._channel()
+        self._images, self._repeats = Images(), Repeats(first.take_board())
         self.renew_locks()
-        self._idle: list[Channel] = [self._channel()]
+        self._idle: list[Channel] = [first]
 
     def renew_locks(self) -> None:
         """Take new locks: in a forked child the old ones may be held by threads that only the parent has."""
         self._lock = threading.Lock()
         self._images.renew_lock()
+        self._repeats.renew_lock()
 
     def arrive_in_child(self) -> None:
         """Make connections of one's own; what is mapped stays so."""
@@ -48,14 +53,16 @@ class LocalPlane:
     def _channel(self) -> Channel:
         return Channel(self._path, self._instance, self._timeout)
 
-    def read(self, request: ReadRequest) -> MappedAnswer | SentAnswer:
+    def read(self, request: ReadRequest) -> MappedAnswer | SentAnswer | RepeatedAnswer:
         """Return the answer; ``Unusable`` where it must be asked for otherwise."""
-        known, raw = self._images.known(), request.to_bytes()
+        if not request.info and (repeat := self._repeats.get(request)) is not None and self._is_there():
+            return RepeatedAnswer(request, repeat)
+        asking = _Asking(request, request.to_bytes(), self._images.known(), self._repeats.number(), time.monotonic())
         with self._lock:
             channel = self._idle.pop() if self._idle else None
         channel = channel or self._channel()
         try:
-            answer = self._asked(channel, request, raw, known)
+            answer = self._asked(channel, asking)
         except BaseException as error:
             channel.close()
             if isinstance(error, TimeoutError):
@@ -69,11 +76,15 @@ class LocalPlane:
             raise answer
         return answer
 
-    def _asked(
-        self, channel: Channel, request: ReadRequest, raw: bytes, known: dict[int, MappedImage]
-    ) -> MappedAnswer | SentAnswer | Error:
+    def _is_there(self) -> bool:
+        """Return whether the server has not gone since it vouched."""
+        with self._lock:
+            return bool(self._idle) and self._idle[-1].quiet()
+
+    def _asked(self, channel: Channel, asking: _Asking) -> MappedAnswer | SentAnswer | Error:
         """Return the answer, or the error that the server sent."""
-        channel.ask(list(known), raw)
+        known = asking.known
+        channel.ask(list(known), asking.raw)
         kind, body = channel.receive()
         while kind == Frame.IMAGES:
             known |= {serial: MappedImage(*channel.descriptors(2)) for serial in unpacked(bytes(body))[0]}
@@ -81,15 +92,19 @@ class LocalPlane:
         if kind == Frame.ERROR:
             return told_error(bytes(body))
         if kind == Frame.ARROW:
-            return SentAnswer(self, channel, request, body)
+            return SentAnswer(self, channel, asking, body)
         if kind != Frame.MAPPED:
             raise Unusable(f"a frame of kind {kind.name} is no answer")
         told = json.loads(bytes(body))
         _, ending = channel.receive()
         used = {serial: known[serial] for serial in told["images"]}
-        answer = MappedAnswer(request, _layers(told, list(used.values())), told["columns"], bytes(ending))
+        answer = MappedAnswer(asking.request, _layers(told, list(used.values())), told["columns"], bytes(ending))
         self._images.keep({serial: image for serial, image in used.items() if serial != told["once"]})
         return answer
+
+    def lasts(self, asking: _Asking, table: pa.Table) -> None:
+        """Keep *table*, which the server vouches for."""
+        self._repeats.keep(asking.request, table, asking.number, asking.at)
 
     def give_back(self, channel: Channel) -> None:
         """Keep *channel*, on which an answer has ended, for the next one."""
@@ -126,11 +141,22 @@ def _layers(told: Mapping[str, Any], images: list[MappedImage]) -> list[Layer]:
     ]
 
 
+@dataclass(frozen=True)
+class _Asking:
+    """One question: as it is sent, what is mapped, and what the board and the monotonic clock showed before it was asked."""
+
+    request: ReadRequest
+    raw: bytes
+    known: dict[int, MappedImage]
+    number: int
+    at: float
+
+
 class MappedAnswer:
     """An answer that lies in mapped images; complete from the start."""
 
     def __init__(self, request: ReadRequest, layers: list[Layer], columns: list[str], ending: bytes) -> None:
-        self.info = ReadInfo.from_bytes(ending) if ending else ReadInfo(request.dataset, "local")
+        self.info = ReadInfo.from_bytes(ending) if request.info else ReadInfo(request.dataset, "local")
         self._layers, self._columns = layers, columns
 
     @cached_property
@@ -156,10 +182,11 @@ class MappedAnswer:
 class SentAnswer:
     """An answer whose rows travel on the socket."""
 
-    def __init__(self, plane: LocalPlane, channel: Channel, request: ReadRequest, body: bytes | pa.Buffer) -> None:
-        self.info = ReadInfo(request.dataset, "local")
-        self._plane = plane
+    def __init__(self, plane: LocalPlane, channel: Channel, asking: _Asking, body: bytes | pa.Buffer) -> None:
+        self.info = ReadInfo(asking.request.dataset, "local")
+        self._plane, self._asking = plane, asking
         self._channel: Channel | None = channel
+        self._lasting = False
         self._first = pa.ipc.open_stream(body).read_all()
 
     @property
@@ -177,9 +204,12 @@ class SentAnswer:
     def table(self) -> pa.Table:
         """Return all rows, in place of iterating."""
         try:
-            return pa.concat_tables(list(self._tables()))
+            table = pa.concat_tables(list(self._tables()))
         finally:
             self.close()
+        if self._lasting:
+            self._plane.lasts(self._asking, table)
+        return table
 
     def _tables(self) -> Iterator[pa.Table]:
         yield self._first
@@ -192,7 +222,8 @@ class SentAnswer:
             self._plane.give_back(channel)
             if kind == Frame.ERROR:
                 raise told_error(bytes(body))
-            if body:
+            self._lasting = body == LASTING
+            if self._asking.request.info:
                 self.info = ReadInfo.from_bytes(bytes(body))
 
     def _next(self, channel: Channel) -> tuple[Frame, bytes | pa.Buffer]:
@@ -208,3 +239,30 @@ class SentAnswer:
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
+
+
+class RepeatedAnswer:
+    """An answer that is good for another time."""
+
+    def __init__(self, request: ReadRequest, repeat: Repeat) -> None:
+        self.info = ReadInfo(request.dataset, "local")
+        self._repeat = repeat
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema."""
+        return self._repeat.table.schema
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return iter(self._repeat.table.to_batches())
+
+    def table(self) -> pa.Table:
+        """Return all rows."""
+        return self._repeat.table
+
+    def frame(self) -> pl.DataFrame:
+        """Return all rows in a frame of its own, whose columns are shared until somebody changes one."""
+        return self._repeat.frame.clone()
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -2,17 +2,21 @@
 
     client                               server
     HELLO   {"version"}              ->
-                                     <-  HELLO   {"version", "instance"}
+                                     <-  HELLO   {"version", "instance", "board"}, with a descriptor where *board* is true
     READ    serials, ReadRequest     ->
                                      <-  IMAGES  serials, with two descriptors each: the image, and what ends its lease
                                      <-  MAPPED  {"columns", "layers", "images", "parts", "once"}
                                      or  ARROW   an IPC stream with some rows, as often as needed
-                                     <-  END     ReadInfo, where the request asks for it
+                                     <-  END     ReadInfo where the request asks for it, else ``LASTING`` or nothing
                                      or  ERROR   {"code", "message", "retry_at"}
 
 A READ names the images that the client maps already, so that only others are handed over. *images* of MAPPED are serials;
 *layers* are the names of the columns that lie together; *parts* is a flat list of integers: rows, then per layer the place of
 the image in *images* and the first row in it. The image *once* (or null) belongs to this answer alone.
+
+The board is a page of memory that begins with a number (64 bits, native order). A client that reads the number before it
+asks, and gets a LASTING answer, may take that for its own next answer to the same request for ``LASTS_SECONDS``, while the
+number is even and the same.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from fletching_schemas.requests import MAX_REQUEST_BYTES
 LOCAL_VERSION: Final = 1
 MAX_MAPPED: Final = 4096  # images that one client may name as mapped
 MOST_AT_ONCE: Final = 100  # images whose descriptors travel in one message; the system takes 253 descriptors
+LASTING: Final = b"+"
+LASTS_SECONDS: Final = 1.0  # sessions open and settle by the clock, which no number tells
 MAX_ASKED_BYTES: Final = MAX_REQUEST_BYTES + 8 * MAX_MAPPED + 64
 MAX_TOLD_BYTES: Final = 64 << 20
 

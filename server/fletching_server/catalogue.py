@@ -39,6 +39,18 @@ class Change(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Somebody who tells others that the picture is what it was, and must not while it changes."""
+
+    def begin(self) -> None:
+        """The picture is about to be replaced."""
+        ...
+
+    def end(self) -> None:
+        """It has been."""
+        ...
+
+
 @dataclass
 class _Pending:
     change: Change
@@ -58,6 +70,8 @@ class Catalogue:
         self._leading = False
         self._states: dict[str, DatasetState] = {}
         self._listeners: list[Callable[[str], None]] = []
+        self.watchers: list[Watcher] = []
+        self._showing = threading.Lock()
         self._seq = 0
         self.reload()
 
@@ -65,7 +79,17 @@ class Catalogue:
         """Read the picture from the database anew: at the start, and after a repair."""
         with self._engine.connect() as connection:
             _check_version(connection)
-            self._states, self._seq = t.load_states(connection)
+            self._show(*t.load_states(connection))
+
+    def _show(self, states: dict[str, DatasetState], seq: int) -> None:
+        """Replace the picture, and let nobody believe meanwhile that it stays as it was."""
+        with self._showing:
+            watchers = list(self.watchers)
+            for watcher in watchers:
+                watcher.begin()
+            self._states, self._seq = states, seq
+            for watcher in watchers:
+                watcher.end()
 
     def state(self, dataset: str) -> DatasetState | None:
         """Return the present picture of *dataset*, or None where the store has never heard of it."""
@@ -121,7 +145,7 @@ class Catalogue:
                 states.pop(change.dataset, None)
                 if state is not None:
                     states[change.dataset] = replace(state, generation=seq)
-        self._states, self._seq = states, seq
+        self._show(states, seq)
         for pending in batch:
             for listener in self._listeners:
                 listener(pending.change.dataset)

@@ -25,6 +25,7 @@ from fletching_schemas import ReadRequest
 from fletching_schemas.errors import Error, InvalidRequest, Overloaded, ServerClosing
 from fletching_schemas.local import (
     HEAD_BYTES,
+    LASTING,
     LOCAL_VERSION,
     MAX_ASKED_BYTES,
     MOST_AT_ONCE,
@@ -36,6 +37,8 @@ from fletching_schemas.local import (
     told_head,
     unpacked,
 )
+from fletching_server.board import Board
+from fletching_server.clock import SystemClock
 from fletching_server.engine import Engine
 from fletching_server.failures import presentable
 from fletching_server.handover import Handover, Mapped
@@ -60,6 +63,7 @@ class LocalEdge:
         self.instance = uuid.uuid4().hex
         self.lifetimes = Lifetimes()
         engine.hot.settle = self.lifetimes.settle
+        self.board = _board(engine)
         self.draining = False
         self._changed = threading.Condition()
         self._connections: set[_Connection] = set()
@@ -72,7 +76,7 @@ class LocalEdge:
             self._socket.listen(128)
         except OSError:
             self._socket.close()
-            self.lifetimes.close()
+            self._let_go()
             raise
         threading.Thread(target=self._accept, name="fletching-local", daemon=True).start()
 
@@ -148,9 +152,28 @@ class LocalEdge:
         self.path.unlink(missing_ok=True)
         for connection in connections:
             connection.close()
+        self._let_go()
+        return ended
+
+    def _let_go(self) -> None:
         self._engine.hot.settle = nothing_to_settle
         self.lifetimes.close()
-        return ended
+        if self.board is not None:
+            self._engine.store.catalogue.watchers.remove(self.board)
+            self.board.close()
+
+
+def _board(engine: Engine) -> Board | None:
+    """Return the board on which clients see that nothing was committed; None where it cannot be had, or time is not real."""
+    if not isinstance(engine.clock, SystemClock):
+        return None
+    try:
+        board = Board()
+    except OSError as error:
+        log.info("clients cannot see that nothing has changed: they ask", error=str(error))
+        return None
+    engine.store.catalogue.watchers.append(board)
+    return board
 
 
 class _GoneError(OSError):
@@ -203,12 +226,17 @@ class _Connection:
 
     def _answer(self, kind: Frame, body: bytes, principal: str) -> None:
         if kind == Frame.HELLO:
-            self._tell(Frame.HELLO, json.dumps({"version": LOCAL_VERSION, "instance": self._edge.instance}).encode())
+            self._greet()
         elif kind == Frame.READ:
             known, request = unpacked(body)
             self._read(frozenset(known), request, principal)
         else:
             raise InvalidRequest(f"a server is not told {kind.name}")
+
+    def _greet(self) -> None:
+        board = self._edge.board
+        told = {"version": LOCAL_VERSION, "instance": self._edge.instance, "board": board is not None}
+        self._send([frame(Frame.HELLO, json.dumps(told).encode())], [board.fd] if board else [])
 
     def _read(self, known: frozenset[int], raw: bytes, principal: str) -> None:
         with ExitStack() as held:
@@ -279,7 +307,7 @@ class _Connection:
 
 
 def _ending(answer: Answer, *, with_info: bool) -> bytes:
-    return frame(Frame.END, answer.info.to_bytes() if with_info else b"")
+    return frame(Frame.END, answer.info.to_bytes() if with_info else LASTING if answer.plan.lasting else b"")
 
 
 def _arrow(batch: pa.RecordBatch) -> list[bytes | memoryview]:

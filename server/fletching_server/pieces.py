@@ -178,7 +178,9 @@ def _groups(found: Sequence[Piece]) -> Iterator[list[Piece]]:
 def _merged(dataset: Dataset, overlapping: Sequence[Piece]) -> Piece:
     """Return the rows of pieces that overlap, of symbols that follow each other, as one piece of a new run."""
     by_rank = sorted(overlapping, key=lambda piece: (piece.run.rank, id(piece.run), piece.start))
-    tables = [piece.run.image.table.slice(piece.start, piece.stop - piece.start) for piece in _joined(by_rank)]
+    # Rows that were picked from disk have the columns that are needed, those of an image in memory have all.
+    names = min((piece.run.image.table.column_names for piece in by_rank), key=len)
+    tables = [piece.run.image.columns(names).slice(piece.start, piece.stop - piece.start) for piece in _joined(by_rank)]
     image = build_image(dataset, merge_tables(dataset, tables))
     tier: Tier = "cold" if any(piece.run.tier == "cold" for piece in overlapping) else "hot"
     return Piece(Run(image, tier, 0), 0, image.table.num_rows, None)

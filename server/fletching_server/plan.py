@@ -33,7 +33,8 @@ class Plan:
     ``symbols`` are canonical and sorted; ``window`` says which rows of theirs are wanted; ``files`` are those that may
     hold some; ``gaps`` are the runs of sessions, per symbol, that coverage does not vouch for, ``due`` those that are
     refreshed in the background, ``bars`` say which need not or cannot be asked for. ``horizon`` is how old
-    facts may be for the answer, ``refresh`` before they are due.
+    facts may be for the answer, ``refresh`` before they are due. A ``lasting`` plan holds until something is
+    committed, or the next session opens or settles.
     """
 
     dataset: Dataset
@@ -48,6 +49,7 @@ class Plan:
     refresh: Horizon
     calendar: Calendar
     future: Days | None = None
+    lasting: bool = False
 
     @cached_property
     def columns(self) -> tuple[str, ...]:

@@ -233,7 +233,7 @@ class Reads:
         if lasting and not (plan.gaps or plan.due) and not _ages(plan, state, request):
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()
-            self._prepared[key] = plan
+            plan = self._prepared[key] = replace(plan, lasting=True)
         return plan
 
     def _resolved(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:

@@ -128,7 +128,7 @@ def test_writes_are_compressed_too(rig: Rig, relay: Relay) -> None:
 
 @pytest.mark.parametrize("plane", ["tcp", "unix"])
 def test_nothing_is_compressed_unasked(plane: str, rigs: Rigs) -> None:
-    transport: Any = rigs(plane).cache._transport
+    transport: Any = rigs(plane).cache._transport._flight  # type: ignore[attr-defined]
     assert transport._options.headers == []
 
 
@@ -142,7 +142,7 @@ def test_a_foreign_client_is_told_which_compressions_there_are(name: bytes, rig:
     options = fl.FlightCallOptions(headers=[(headers.COMPRESSION.encode(), name)])
     with fl.connect(rig.url) as client, pytest.raises(fl.FlightError) as refused:
         client.do_get(fl.Ticket(ReadRequest("prices").to_bytes()), options).read_all()
-    told = rig.cache._transport.translated(refused.value)  # type: ignore[attr-defined]
+    told = rig.cache._transport._flight.translated(refused.value)  # type: ignore[attr-defined]
     assert type(told) is fletching.InvalidRequest
     assert "lz4, zstd" in str(told)
     rig.wait_until_idle()

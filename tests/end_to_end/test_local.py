@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from tests.conftest import Background, in_threads
 
 import fletching
 from fletching._channel import Channel, Unusable
@@ -139,7 +141,7 @@ def descriptors() -> int:
 def mapped_ranges() -> list[range]:
     """Return where this process maps sealed memory of Fletching's, from the system's own account."""
     lines = Path("/proc/self/maps").read_text().splitlines()
-    return [as_range(line.split()[0]) for line in lines if "memfd:fletching" in line and " r--s" in line]
+    return [as_range(line.split()[0]) for line in lines if "memfd:fletching " in line and " r--s" in line]
 
 
 def as_range(place: str) -> range:
@@ -163,7 +165,7 @@ def test_server_and_client_see_the_same_pages(rig: Rig) -> None:
     """Both map one file of the kernel's: the same inode on the same device."""
     frame = rig.cache.read("wide")
     address = buffers(frame, "price")[0][0]
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:fletching" in line]
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:fletching " in line]
     files = [inode for place, _, _, _, inode, *_ in lines if address in as_range(place)]
     assert len(files) == 1
     assert [inode for _, _, _, _, inode, *_ in lines].count(files[0]) == 2  # this process is both
@@ -306,6 +308,105 @@ def test_it_is_there_whatever_the_server_listens_at(listen: str, rigs: Rigs, roo
     engine = rigs("embedded", ["sim"], shares=True).engine
     with Service(engine, listen.format(root=root), insecure=True) as service, fletching.connect(service.url) as cache:
         assert cache.read("bars_1d", "000001.SZ", "2024-01-02", "2024-01-31", info=True)[1].plane == "local"
+
+
+# Small answers that are asked for again at once
+
+
+SMALL = ("wide", "S01", None, None, ["price"])
+
+
+def asked_of(rig: Rig) -> int:
+    return int(rig.cache.stats()["reads"])
+
+
+def test_a_small_read_that_comes_again_at_once_asks_nobody(rig: Rig) -> None:
+    first = rig.cache.read(*SMALL)
+    asked = asked_of(rig)
+    again = [rig.cache.read(*SMALL) for _ in range(3)]
+    assert asked_of(rig) == asked
+    assert all(frame.equals(first) for frame in again)
+    assert rig.cache.read(*SMALL, output="arrow").num_rows == first.height
+    assert rig.cache.read(*SMALL, info=True)[1].rows == first.height  # who asks what was done is told
+    assert asked_of(rig) == asked + 1
+
+
+def test_what_is_committed_is_seen_by_the_next_read(rig: Rig, wide: pl.DataFrame) -> None:
+    """Whoever was told that a write is durable, and reads, sees it: whatever client reads, and however soon."""
+    with fletching.connect(rig.url, plane="local") as reader:
+        for turn in range(20):
+            before = reader.read(*SMALL)
+            assert reader.read(*SMALL).equals(before)
+            rig.cache.write("wide", wide.filter(pl.col("symbol") == "S01").head(1).with_columns(price=pl.lit(float(turn))))
+            assert reader.read(*SMALL)["price"][0] == turn
+
+
+def test_a_frame_that_is_changed_in_place_is_the_caller_s_own(rig: Rig) -> None:
+    first = rig.cache.read(*SMALL)
+    changed = rig.cache.read(*SMALL)
+    changed.insert_column(0, pl.Series("own", range(changed.height)))
+    changed.replace_column(1, pl.Series("price", [None] * changed.height))
+    assert_frame_equal(rig.cache.read(*SMALL), first)
+
+
+def test_after_a_second_the_server_is_asked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fletching._repeats.LASTS_SECONDS", 0.0)
+    rig.cache.read(*SMALL)
+    asked = asked_of(rig)
+    rig.cache.read(*SMALL)
+    assert asked_of(rig) == asked + 1
+
+
+def test_a_server_that_is_gone_vouches_for_nothing(rigs: Rigs, wide: pl.DataFrame) -> None:
+    rig = rigs("local", [], memory="256MiB")
+    rig.cache.write("wide", wide, keys=["symbol", "ts"])
+    assert rig.cache.read(*SMALL).height == rig.cache.read(*SMALL).height > 0
+    assert rig.service is not None
+    rig.service.close()
+    with pytest.raises(ServerUnreachable):
+        rig.cache.read(*SMALL)
+
+
+def test_a_killed_server_vouches_for_nothing(root: Path, wide: pl.DataFrame, processes: Processes) -> None:
+    server = processes.serve(root / "store", [], environment={"FLETCHING_LOCAL_FOLDER": str(root / "local")})
+    with fletching.connect(server.url(), plane="local") as cache:
+        cache.write("wide", wide, keys=["symbol", "ts"])
+        assert cache.read(*SMALL).height == cache.read(*SMALL).height > 0
+        server.send("kill")
+        server.wait()
+        with pytest.raises(ServerUnreachable):
+            cache.read(*SMALL)
+
+
+def test_a_clock_that_stands_vouches_for_nothing(rigs: Rigs, noon: Callable[[], object]) -> None:
+    rig = rigs("local", ["sim"], noon())
+    asked = ("bars_1d", "000001.SZ", "2024-06-03", "2024-06-07")
+    rig.cache.read(*asked)
+    before = asked_of(rig)
+    rig.cache.read(*asked)
+    assert (edge_of(rig).board, asked_of(rig)) == (None, before + 1)
+
+
+def test_many_threads_and_a_writer_never_see_an_older_row_after_a_newer_one(rig: Rig, wide: pl.DataFrame) -> None:
+    row = wide.filter(pl.col("symbol") == "S01").head(1)
+    done = threading.Event()
+
+    def write() -> None:
+        for turn in range(60):
+            rig.cache.write("wide", row.with_columns(price=pl.lit(1000.0 + turn)))
+        done.set()
+
+    def watch(_number: int) -> list[float]:
+        with fletching.connect(rig.url, plane="local") as reader:
+            seen = []
+            while not done.is_set():
+                seen.append(reader.read(*SMALL)["price"][0])
+            return seen
+
+    writing = Background(write)
+    for seen in in_threads(3, watch):
+        assert seen == sorted(seen)
+    writing.result()
 
 
 # Falling back

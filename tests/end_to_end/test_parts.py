@@ -117,7 +117,7 @@ def test_small_answers_come_whole(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_read_of_few_symbols_is_one_round_trip(rig: Rig) -> None:
-    rig.cache._transport.tickets = None  # type: ignore[attr-defined]  # asking for them would fail
+    rig.cache._transport._flight.tickets = None  # type: ignore[attr-defined]  # asking for them would fail
     assert rig.cache.read("prices", ["S001", "S002"]).height == 2 * EACH
 
 
@@ -125,7 +125,7 @@ def test_a_server_that_never_divides_is_asked_once(rigs: Rigs) -> None:
     rig = rigs("tcp", endpoints=1)
     rig.cache.write("prices", rows(), keys=KEYS)
     assert_frame_equal(rig.cache.read("prices"), rows())
-    rig.cache._transport.tickets = None  # type: ignore[attr-defined]  # asking again would fail
+    rig.cache._transport._flight.tickets = None  # type: ignore[attr-defined]  # asking again would fail
     assert_frame_equal(rig.cache.read("prices"), rows())
 
 
@@ -147,13 +147,13 @@ def test_a_part_of_an_older_state_is_refused(rig: Rig) -> None:
     rig.cache.write("prices", rows(1))
     with pytest.raises(fl.FlightUnavailableError) as refused:
         got(rig, tickets[1])
-    told = rig.cache._transport.translated(refused.value)  # type: ignore[attr-defined]
+    told = rig.cache._transport._flight.translated(refused.value)  # type: ignore[attr-defined]
     assert type(told) is fletching.AnswerChanged
     assert "read again" in str(told)
 
 
 def test_our_client_reads_again_where_somebody_wrote_in_between(rig: Rig) -> None:
-    transport: Any = rig.cache._transport
+    transport: Any = rig.cache._transport._flight  # type: ignore[attr-defined]
     planned = transport.tickets
 
     def written_after_planning(request: ReadRequest) -> list[bytes]:
@@ -171,7 +171,7 @@ def test_a_part_that_is_cancelled_for_another_harms_nobody(rig: Rig) -> None:
     """pyarrow's own ``read_all`` would raise KeyboardInterrupt in the main thread, now or in the next test."""
     tickets = endpoints(rig, ReadRequest("prices"))
     stale = [*tickets[:2], replace(PartRequest.from_bytes(tickets[2]), generation=0).to_bytes()]
-    rig.cache._transport.tickets = lambda _request: stale  # type: ignore[attr-defined]
+    rig.cache._transport._flight.tickets = lambda _request: stale  # type: ignore[attr-defined]
     for _ in range(20):
         assert_frame_equal(rig.cache.read("prices"), rows())
     rig.wait_until_idle()

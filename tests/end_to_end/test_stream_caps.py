@@ -55,7 +55,7 @@ def check_free(rig: Rig) -> None:
 def refused(rig: Rig, client: fl.FlightClient) -> fletching.Error:
     with pytest.raises(fl.FlightUnavailableError) as error:
         client.do_get(TICKET).read_chunk()
-    told: fletching.Error = rig.cache._transport.translated(error.value)  # type: ignore[attr-defined]
+    told: fletching.Error = rig.cache._transport._flight.translated(error.value)  # type: ignore[attr-defined]
     return told
 
 

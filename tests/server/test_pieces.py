@@ -28,14 +28,18 @@ def rows_of(cells: Cells, version: int) -> list[dict[str, Any]]:
     return [bar(symbol, day, version) for symbol, day in sorted(cells)]
 
 
-def run_of(cells: Cells, version: int, tier: Tier = "hot") -> Run:
+COLUMNS = ["symbol", "trading_date", "open", "volume"]
+
+
+def run_of(cells: Cells, version: int, tier: Tier = "hot", *, picked: bool = False) -> Run:
+    """Return a run with all columns, as in memory, or with those that were *picked* from disk for a read."""
     table = pa.Table.from_pylist(rows_of(cells, version), schema=DAILY.schema)
-    return Run(build_image(DAILY, table), tier, version)
+    return Run(build_image(DAILY, table.select(COLUMNS) if picked else table), tier, version)
 
 
 def strung(symbols: tuple[str, ...], window: Window, runs: list[Run]) -> list[dict[str, Any]]:
-    tables = list(slices(pieces(DAILY, symbols, window, runs), Tally(ReadInfo("bars_1d"), DAILY.schema.names, {})))
-    return [row for table in tables for row in table.select(["symbol", "trading_date", "open", "volume"]).to_pylist()]
+    tables = list(slices(pieces(DAILY, symbols, window, runs), Tally(ReadInfo("bars_1d"), COLUMNS, {})))
+    return [row for table in tables for row in table.to_pylist()]
 
 
 def count(info: ReadInfo, runs: list[Run], filled: dict[str, list[Days]]) -> None:
@@ -71,7 +75,7 @@ def test_every_wanted_key_comes_once_in_order_with_the_newest_row(
 ) -> None:
     first, last = sorted((one, other))
     symbols = tuple(sorted(wanted))
-    runs = [run_of(cells, version) for version, cells in enumerate(layers)]
+    runs = [run_of(cells, version, picked=random.random() < 0.5) for version, cells in enumerate(layers)]
     random.shuffle(runs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fletching_server.pieces.MERGED_ROWS", merged_rows)

@@ -1,0 +1,90 @@
+"""Small answers that are asked for again at once: a notebook cell that runs again, a dashboard, a sweep.
+
+The server vouches for an answer for a second, unless something is committed: that shows on its *board*, a number in memory
+that both map. So a repeated question costs no way to the server and back, and is never older than what the server would say.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+
+from fletching._frames import framed
+from fletching_schemas import ReadRequest
+from fletching_schemas.local import LASTS_SECONDS
+
+KEPT_BYTES: Final = 16 << 20
+MOST_BYTES: Final = 1 << 20  # of one answer
+_NUMBER: Final = struct.Struct("=Q")
+
+
+@dataclass(eq=False)
+class Repeat:
+    """One answer, and how long it is good: while the board shows *number*, and until *until* on the monotonic clock."""
+
+    table: pa.Table
+    size: int
+    number: int
+    until: float
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """The rows as Polars holds them."""
+        return framed(self.table)
+
+
+class Repeats:
+    """The answers of the last second, within a bound; without a board there are none."""
+
+    def __init__(self, board: int | None) -> None:
+        """Map *board*, which is closed then."""
+        self._board: mmap.mmap | None = None
+        if board is not None:
+            try:
+                self._board = mmap.mmap(board, mmap.PAGESIZE, prot=mmap.PROT_READ)
+            finally:
+                os.close(board)
+        self.renew_lock()
+        self._kept: OrderedDict[ReadRequest, Repeat] = OrderedDict()
+        self._bytes = 0
+
+    def renew_lock(self) -> None:
+        """Take a new lock: in a forked child the old one may be held by a thread that only the parent has."""
+        self._lock = threading.Lock()
+
+    def number(self) -> int:
+        """Return what the board shows; an odd number vouches for nothing."""
+        return _NUMBER.unpack_from(self._board)[0] if self._board is not None else 1
+
+    def get(self, request: ReadRequest) -> Repeat | None:
+        """Return the answer to *request* that is still good."""
+        found = self._kept.get(request)
+        if found is None or found.number != self.number() or time.monotonic() >= found.until:
+            return None
+        return found
+
+    def keep(self, request: ReadRequest, table: pa.Table, number: int, asked_at: float) -> None:
+        """Keep *table*, asked for at *asked_at* on the monotonic clock, when the board showed *number*."""
+        size = table.nbytes
+        if number % 2 or size > MOST_BYTES:
+            return
+        with self._lock:
+            self._drop(request)
+            self._kept[request] = Repeat(table, size, number, asked_at + LASTS_SECONDS)
+            self._bytes += size
+            while self._bytes > KEPT_BYTES:
+                self._drop(next(iter(self._kept)))
+
+    def _drop(self, request: ReadRequest) -> None:
+        if (old := self._kept.pop(request, None)) is not None:
+            self._bytes -= old.size
