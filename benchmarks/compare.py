@@ -117,8 +117,9 @@ def _against_arctic(folder: Path, ours: Contender, arctic: Contender, effort: fl
         samples = raced(lanes, scaled(rounds, effort), calls)
         row = partial(faster, samples=samples, limit=limit)
         done = f"{what} -> Polars, {plane}"
-        yield row(done, peer="Polars", target=target, peer_is=f"{version}, output_format=POLARS")
-        yield row(done, peer="as it comes", peer_is=f"{version}, its pandas as they come, nothing converted")
+        polars, pandas = f"polars {arctic.facts['polars']}", f"pandas {arctic.facts['pandas']}"
+        yield row(done, peer="Polars", target=target, peer_is=f"{version}, output_format=POLARS, {polars}")
+        yield row(done, peer="as it comes", peer_is=f"{version}, its pandas as they come, nothing converted, {pandas}")
         if work == "partition" and calls > 1:
             yield _below(samples["ours"], done, limit)
 
@@ -153,7 +154,8 @@ def _against_redis(folder: Path, ours: Contender, stored: dict[str, Any], python
             lanes = {"ours": (ours, "symbol year"), "redis": (redis, "symbol year")}
             check_same(list(lanes.values()), folder)
             samples = raced(lanes, scaled(150, effort), CALLS)
-            peer = f"Redis {version} over a UNIX socket, GET of an Arrow IPC blob, {redis.facts['way']}"
+            client = f"redis-py {redis.facts['redis-py']}, polars {redis.facts['polars']}"
+            peer = f"Redis {version} over a UNIX socket, GET of an Arrow IPC blob, {redis.facts['way']}, {client}"
             yield faster(what, samples, "redis", 1, limit=_POINT, peer_is=peer)
 
 
