@@ -31,7 +31,7 @@ UNIVERSE: Final = Universe()
 YEAR: Final = UNIVERSE.years[-1]
 ASKED: Final = UNIVERSE.names()[::25]
 MEMORY: Final = "2GiB"
-CALLS: Final = 20  # of a small read in each turn, as few would mostly time the waking up
+CALLS: Final = 20  # of a small read in each turn; a single one mostly times the waking up, and has a row of its own
 MOST_MS: Final = 1.0
 
 _MAPPED: Final = "mapping the partition and making a frame of it; its pages are first touched by who uses them"
@@ -102,11 +102,13 @@ def _against_arctic(folder: Path, ours: Contender, arctic: Contender, effort: fl
     plane = ours.facts["plane"]
     whole = _MAPPED if plane == "local" else _TCP
     reads = (
-        ("partition", "hot partition, 1.22 M rows x 8 columns", (300, 1), 40, whole),
-        ("partition, summed", "the same, and every number summed", (100, 1), None, whole),
+        ("partition", "hot partition, 1.22 M rows x 8 columns", (60, 10), 40, whole),
+        ("partition", "hot partition, one read at a time between those of others", (200, 1), None, whole),
+        ("partition, summed", "hot partition, and every number of it summed", (50, 3), None, whole),
         ("symbol year", "1 symbol x 1 year", (150, CALLS), 3, _POINT),
+        ("symbol year", "1 symbol x 1 year, one read at a time between those of others", (300, 1), None, _POINT),
         ("symbol decade", "1 symbol x 10 years", (150, CALLS), 1.5, _POINT),
-        ("symbols year", "200 symbols x 1 year", (150, 1), 20, _MANY),
+        ("symbols year", "200 symbols x 1 year", (50, 5), 20, _MANY),
     )
     for work, what, (rounds, calls), target, limit in reads:
         lanes = {"ours": (ours, work), "Polars": (arctic, work), "as it comes": (arctic, f"{work}, pandas")}
@@ -114,10 +116,12 @@ def _against_arctic(folder: Path, ours: Contender, arctic: Contender, effort: fl
             check_same(list(lanes.values()), folder)
         samples = raced(lanes, scaled(rounds, effort), calls)
         row = partial(faster, samples=samples, limit=limit)
-        yield row(f"{what} -> Polars, {plane}", peer="Polars", target=target, peer_is=f"{version}, output_format=POLARS")
-        yield row(f"{what}, {plane}", peer="as it comes", peer_is=f"{version}, pandas as it comes, nothing converted")
-        if work == "partition":
-            yield _below(samples["ours"], f"{what} -> Polars, {plane}", limit)
+        done = f"{what} -> Polars, {plane}"
+        polars, pandas = f"polars {arctic.facts['polars']}", f"pandas {arctic.facts['pandas']}"
+        yield row(done, peer="Polars", target=target, peer_is=f"{version}, output_format=POLARS, {polars}")
+        yield row(done, peer="as it comes", peer_is=f"{version}, its pandas as they come, nothing converted, {pandas}")
+        if work == "partition" and calls > 1:
+            yield _below(samples["ours"], done, limit)
 
 
 def _below(samples: list[list[float]], what: str, limit: str) -> Row:
@@ -150,29 +154,25 @@ def _against_redis(folder: Path, ours: Contender, stored: dict[str, Any], python
             lanes = {"ours": (ours, "symbol year"), "redis": (redis, "symbol year")}
             check_same(list(lanes.values()), folder)
             samples = raced(lanes, scaled(150, effort), CALLS)
-            peer = f"Redis {version} over a UNIX socket, GET of an Arrow IPC blob, {redis.facts['way']}"
+            client = f"redis-py {redis.facts['redis-py']}, polars {redis.facts['polars']}"
+            peer = f"Redis {version} over a UNIX socket, GET of an Arrow IPC blob, {redis.facts['way']}, {client}"
             yield faster(what, samples, "redis", 1, limit=_POINT, peer_is=peer)
 
 
 def _against_flight(folder: Path, ours: Contender, flight: Contender, bare: Contender, effort: float) -> Iterator[Row]:
-    lanes = {
-        "ours": (ours, "partition"),
-        "flight": (flight, "partition"),
-        "naive": (bare, "partition"),
-        "aligned": (bare, "partition, aligned"),
-    }
-    check_same(list(lanes.values()), folder, numbers=(0,))
-    samples = raced(lanes, scaled(150, effort))
-    naive = f"bare pyarrow {bare.facts['pyarrow']} Flight over TCP, pl.from_arrow"
-    aligned = "the same with ensure_alignment, as the careful write it"
+    naive, aligned = (bare, "partition"), (bare, "partition, aligned")
+    check_same([(ours, "partition"), (flight, "partition"), naive, aligned], folder, numbers=(0,))
+    plainly = f"bare pyarrow {bare.facts['pyarrow']} Flight over TCP, pl.from_arrow"
+    carefully = f"{plainly}, with ensure_alignment, as the careful write it"
     hot = f"hot partition, 1.22 M rows x 8 columns -> Polars, {ours.facts['plane']}"
+    samples = raced({"ours": (ours, "partition"), "naive": naive}, scaled(30, effort), 10)
     limit = _MAPPED if ours.facts["plane"] == "local" else _TCP
-    yield faster(hot, samples, "naive", 100, limit=limit, peer_is=naive)
-    streams = {**samples, "ours": samples["flight"]}
+    yield faster(hot, samples, "naive", 100, limit=limit, peer_is=plainly)
     stream = "stream of that partition over TCP -> Polars, flight"
-    yield faster(stream, streams, "naive", 1, limit=_TCP, peer_is=naive)
-    yield faster(f"{stream}, with alignment", streams, "naive", 1.3, limit=_TCP, peer_is=naive)
-    yield faster(stream, streams, "aligned", limit=_TCP, peer_is=aligned)
+    samples = raced({"ours": (flight, "partition"), "naive": naive, "aligned": aligned}, scaled(60, effort), 3)
+    yield faster(stream, samples, "naive", 1, limit=_TCP, peer_is=plainly)
+    yield faster(f"{stream}, with alignment", samples, "naive", 1.3, limit=_TCP, peer_is=plainly)
+    yield faster(stream, samples, "aligned", limit=_TCP, peer_is=carefully)
 
 
 def _cold(folder: Path, effort: float) -> Iterator[Row]:

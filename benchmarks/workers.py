@@ -25,7 +25,7 @@ from benchmarks.figures import Row, Spread
 from benchmarks.ours import connected
 from benchmarks.processes import available_bytes, proportional_bytes
 from benchmarks.servers import Addresses, fletching_server
-from benchmarks.universe import TABLE, Universe, fill, span
+from benchmarks.universe import SESSIONS, TABLE, Universe, fill, span
 
 WORKERS: Final = 8
 FACTORS: Final = 12  # columns of numbers beside those of a bar: 164 bytes a row
@@ -61,7 +61,7 @@ def _stored(folder: Path, universe: Universe) -> tuple[Universe, str, int]:
 def _symbols_within(copies: int, universe: Universe) -> int:
     """Return of how many symbols so many copies fit into what may be taken."""
     row = 16 + 4 + 8 * (6 + universe.factors)
-    return int(min(MOST_BYTES, 0.7 * available_bytes()) / (copies * row * 244 * len(universe.years)))
+    return int(min(MOST_BYTES, 0.7 * available_bytes()) / (copies * row * SESSIONS * len(universe.years)))
 
 
 def _rows(method: str, folder: Path, universe: Universe, plane: str, one_copy: int) -> list[Row]:

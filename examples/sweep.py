@@ -46,7 +46,7 @@ def main(workers: int, symbols: int, years: int, method: str) -> None:
                 print(f"{fast:>3} over {slow:>3}: {score:+.4%} a day")
             # Read while the workers are still there: a page that several of them map counts its share in each.
             held = sum(proportional_megabytes(pid) for pid in pool._processes)  # noqa: SLF001  # the pool has no other way
-        print(f"{workers} workers, {symbols * SESSIONS * years:,} bars: {time.perf_counter() - started:.1f} s, {held:,.0f} MB")
+        print(f"{workers} workers, {symbols * SESSIONS * years:,} bars: {time.perf_counter() - started:.2f} s, {held:,.0f} MB")
 
 
 # What a worker does
