@@ -29,6 +29,7 @@ class Connected(Protocol):
         ...
 
 
+# The last to leave is grpc_shutdown, which holds the lock that the child's first call would wait for.
 _GRPC_THREADS: Final = frozenset({"event_engine", "grpc_global_tim", "grpc_shutdown", "lifeguard"})
 _GRPC_ENDS_SECONDS: Final = 1.0
 _connected: Final[weakref.WeakSet[Connected]] = weakref.WeakSet()

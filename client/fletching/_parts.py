@@ -97,8 +97,7 @@ class LargeAnswer:
                 for part in parts:
                     part.close()
                 raise
-        if self._request.info:
-            self._info = put_together([info for _, info in fetched])
+        self._info = put_together([info for _, info in fetched])
         return pa.concat_tables([table for table, _ in fetched])
 
     def close(self) -> None:

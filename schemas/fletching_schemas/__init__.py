@@ -3,7 +3,7 @@
     datasets   what a named table promises          canonical  the standard tables and their units
     requests   what is asked                        replies    what is told about an answer
     actions    what a server does besides           errors     the one tree of errors
-    symbols    every common notation to one
+    symbols    every common notation to one         headers    what stands beside a Flight call
 
 pyarrow and the standard library only; no I/O, no threads, no clock.
 """

@@ -23,7 +23,7 @@ from fletching_server.sources.sim import SimSource
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.end_to_end.conftest import Rig, Rigs
+    from tests.end_to_end.conftest import Processes, Rig, Rigs
 
 SYMBOLS: Final = 60
 EACH: Final = 200
@@ -136,6 +136,30 @@ def test_columns_and_ranges_are_those_of_the_read(rig: Rig) -> None:
     day = pl.col("day")
     inside = rows().filter((day >= pl.date(2024, 2, 1)) & (day <= pl.date(2024, 3, 31)))
     assert_frame_equal(frame, inside.select("version", "symbol"))
+
+
+FORKING = """
+import os, sys, warnings
+import fletching
+
+warnings.simplefilter("ignore", DeprecationWarning)  # as in test_many_clients
+cache = fletching.connect(sys.argv[1], timeout=30)
+for _ in range(3):
+    expected = cache.read("prices", output="arrow")
+    child = os.fork()
+    if not child:
+        print(cache.read("prices", output="arrow").equals(expected), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+print(cache.read("prices", output="arrow").equals(expected), flush=True)
+"""
+
+
+def test_a_process_that_has_read_in_parts_may_fork(rig: Rig, processes: Processes) -> None:
+    """Each part has a connection of its own, which must have ended by then."""
+    forking = processes.run(FORKING, rig.url)
+    assert [forking.line(30) for _ in range(4)] == ["True"] * 4
+    assert forking.wait(20) == 0
 
 
 # Changes in between
