@@ -25,7 +25,7 @@ def run(effort: float = 1.0) -> list[Row]:
     with TemporaryDirectory(prefix="fb-") as name, ExitStack() as opened:
         folder = Path(name)
         server = opened.enter_context(fletching_server(folder, MARKET, memory="2GiB"))
-        flight = opened.enter_context(fletching.connect(server.tcp))
+        flight = opened.enter_context(fletching.connect(server.tcp, plane="flight"))
         config = folder / "sim.toml"
         config.write_text("symbols = 5000\n")
         embedded = opened.enter_context(fletching.open(folder / "embedded", [f"sim:{config}"], memory="2GiB"))

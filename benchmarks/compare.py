@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import pyarrow.flight as fl
 
+import fletching
 from benchmarks import soak, workers
 from benchmarks.contenders import Contender, check_same, contender, faster, raced, slower
 from benchmarks.environments import peers_python
 from benchmarks.figures import Row, Spread, scaled
-from benchmarks.ours import connected
 from benchmarks.peers_redis import MISSING, redis_server, redis_version
 from benchmarks.servers import Addresses, bare_server, fletching_server
 from benchmarks.throughput import ALIGNED
@@ -54,7 +54,7 @@ def _hot(folder: Path, python: Path, effort: float) -> Iterator[Row]:
     given = {"asked": ASKED, "year": YEAR, "first_year": UNIVERSE.years[0]}
     with ExitStack() as opened:
         server = opened.enter_context(fletching_server(folder, memory=MEMORY))
-        with connected(server.tcp) as cache:
+        with fletching.connect(server.tcp) as cache:
             fill(cache, UNIVERSE)
         stored = {**given, "years": [str(path) for path in _handed_over(folder)], "folder": str(folder)}
         enter = opened.enter_context

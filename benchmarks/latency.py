@@ -43,7 +43,7 @@ def _over_flight(folder: Path, rounds: int) -> list[Row]:
         ticket = f"{DATASET}:{len(answer)}".encode()
         rows = []
         for plane in ("tcp", "unix"):
-            reading = opened.enter_context(fletching.connect(getattr(ours, plane)))
+            reading = opened.enter_context(fletching.connect(getattr(ours, plane), plane="flight"))
             client = opened.enter_context(fl.FlightClient(getattr(peer, plane)))
             if not reading.read(DATASET, SYMBOL, *YEAR).equals(as_frame(client, ticket)):
                 raise RuntimeError("the two servers do not answer the same rows")

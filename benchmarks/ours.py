@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from typing import Any
@@ -10,12 +9,6 @@ from typing import Any
 import fletching
 from benchmarks.stopwatch import Work, serve
 from benchmarks.universe import TABLE, span
-
-
-def connected(url: str, plane: str | None = None) -> fletching.Cache:
-    """Return the cache served at *url*, over *plane* where this version lets one choose."""
-    chosen = {"plane": plane} if plane and "plane" in inspect.signature(fletching.connect).parameters else {}
-    return fletching.connect(url, **chosen)
 
 
 def _works(cache: fletching.Cache, asked: list[str], year: int, first_year: int) -> dict[str, Work]:
@@ -43,7 +36,11 @@ def _summed(frame: Any) -> Any:
 
 
 def _main(tell: str, given: dict[str, Any]) -> None:
-    opened = connected(given["url"], given.get("plane")) if "url" in given else fletching.open(given["store"], memory="2GiB")
+    opened = (
+        fletching.connect(given["url"], plane=given.get("plane"))
+        if "url" in given
+        else fletching.open(given["store"], memory="2GiB")
+    )
     with opened as cache:
         if "store" in given:
             from benchmarks.servers import every_use_the_first  # noqa: PLC0415  # a client must not pay for the server

@@ -6,7 +6,6 @@ system closes it.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -115,9 +114,8 @@ def _serve_fletching(given: Mapping[str, Any], opened: ExitStack) -> Addresses:
 
     folder = Path(given["folder"])
     settings = load_settings(store=folder / "store", **given["settings"])
-    # As `fletching serve` does, in a version that has the local plane.
-    shares = {"shares": True} if "shares" in inspect.signature(Engine).parameters else {}
-    engine = opened.enter_context(Engine(settings, [SimSource.from_config(sim) for sim in given["sims"]], **shares))
+    sims = [SimSource.from_config(sim) for sim in given["sims"]]
+    engine = opened.enter_context(Engine(settings, sims, shares=True))  # as `fletching serve` does
     if given["first_uses"]:
         every_use_the_first(engine)
     tcp = opened.enter_context(Service(engine, "grpc://127.0.0.1:0"))

@@ -24,7 +24,6 @@ import numpy as np
 import fletching
 from benchmarks.contenders import ROOT
 from benchmarks.figures import Row, Spread
-from benchmarks.ours import connected
 from benchmarks.processes import descriptors, proportional_bytes, resident_bytes
 from benchmarks.servers import Addresses, fletching_server
 from fletching_schemas import Action
@@ -54,7 +53,7 @@ READS: Final[dict[str, tuple[int, Asked]]] = {
 def run(effort: float = 1.0) -> list[Row]:
     """Return milliseconds per kind of read, the errors, and what became of the server's memory and descriptors."""
     with TemporaryDirectory(prefix="fb-") as name, fletching_server(Path(name), {"symbols": SYMBOLS}) as server:
-        with connected(server.tcp) as cache:
+        with fletching.connect(server.tcp) as cache:
             symbols = _made_hot(cache)
             _, info = cache.read(DATASET, symbols, *YEAR, info=True)
         _settled(server)
@@ -166,7 +165,7 @@ def _ask(given: Mapping[str, Any], found: dict[str, Any], chance: random.Random)
     weights = [often for often, _ in READS.values()]
     until = time.monotonic() + given["seconds"]
     try:
-        with connected(given["url"]) as cache:
+        with fletching.connect(given["url"]) as cache:
             while time.monotonic() < until:
                 (kind,) = chance.choices(list(READS), weights)
                 one = chance.choice(given["symbols"])

@@ -89,7 +89,7 @@ def _measured(ours: Addresses, peer: Addresses, ticket: bytes, size: int, rounds
 def _frames(ours: Addresses, peer: Addresses, ticket: bytes, size: int, rounds: int) -> list[Row]:
     """Return the rows for whole frames, against what a user writes first and against what a careful one writes."""
     usual = f"{TABLE}:{USUAL_ROWS}".encode()
-    with fletching.connect(ours.tcp) as cache, fl.FlightClient(peer.tcp) as other:
+    with fletching.connect(ours.tcp, plane="flight") as cache, fl.FlightClient(peer.tcp) as other:
         contenders = {
             "ours": lambda: _rate(size, lambda: cache.read(TABLE)),
             "plain": lambda: _rate(size, lambda: plain_frame(other, usual)),

@@ -20,9 +20,9 @@ from typing import Any, Final
 import polars as pl
 from examples import sweep
 
+import fletching
 from benchmarks.contenders import ROOT
 from benchmarks.figures import Row, Spread
-from benchmarks.ours import connected
 from benchmarks.processes import available_bytes, proportional_bytes
 from benchmarks.servers import Addresses, fletching_server
 from benchmarks.universe import SESSIONS, TABLE, Universe, fill, span
@@ -48,7 +48,7 @@ def run(effort: float = 1.0) -> list[Row]:
 
 def _stored(folder: Path, universe: Universe) -> tuple[Universe, str, int]:
     """Write the universe; where each worker would take a copy of its own, one so small that all of them fit."""
-    with fletching_server(folder, memory=MEMORY) as server, connected(server.tcp) as cache:
+    with fletching_server(folder, memory=MEMORY) as server, fletching.connect(server.tcp) as cache:
         fill(cache, Universe(50, universe.years[-1:], FACTORS))
         _, info = cache.read(TABLE, None, *span(universe.years[-1]), ["close"], info=True)
         cache.delete(TABLE)
@@ -126,7 +126,7 @@ def _coordinate(given: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _work(number: int, given: Mapping[str, Any], together: Any) -> None:
-    cache = connected(given["url"]) if "url" in given else None
+    cache = fletching.connect(given["url"]) if "url" in given else None
     together.wait()
     together.wait()
     if cache:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.flight as fl
 
-from fletching._forking import check_usable, watch
+from fletching._forking import check_usable, note_closed, watch
 from fletching._parts import LargeAnswer, may_be_large
 from fletching._transport import Answer
 from fletching_schemas import TABLE_ACTIONS, Action, ReadInfo, ReadRequest, WriteRequest, WriteResult, headers
@@ -88,7 +88,9 @@ class FlightTransport:
         """Let go of the connection and tell whether there was one; the next call makes another."""
         with self._lock:
             had, self._client = self._client is not None, None
-            return had
+        if had:
+            note_closed()
+        return had
 
     def arrive_in_child(self) -> None:
         """Take a new lock: the old one may be held by a thread that only the parent has."""
@@ -199,6 +201,7 @@ class FlightTransport:
         with self._lock:
             if self._client is not None:
                 self._client.close()
+                note_closed()
             self._client = None
 
 

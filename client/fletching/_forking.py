@@ -33,8 +33,15 @@ class Connected(Protocol):
 _GRPC_THREADS: Final = frozenset({"event_engine", "grpc_global_tim", "grpc_shutdown", "lifeguard"})
 _GRPC_ENDS_SECONDS: Final = 1.0
 _connected: Final[weakref.WeakSet[Connected]] = weakref.WeakSet()
+_closed_at = -_GRPC_ENDS_SECONDS
 _lost: Final = threading.Event()
 _forked: Final = threading.Event()
+
+
+def note_closed() -> None:
+    """Remember that a connection was closed just now: gRPC's threads leave a little later, and a fork must wait for them."""
+    global _closed_at  # noqa: PLW0603  # one process, one gRPC
+    _closed_at = time.monotonic()
 
 
 def watch(connection: Connected) -> None:
@@ -66,7 +73,8 @@ def _grpc_runs() -> bool:
 
 def _before() -> None:
     dropped = [connection.drop_connection() for connection in list(_connected)]
-    until = time.monotonic() + (_GRPC_ENDS_SECONDS if any(dropped) else 0)
+    now = time.monotonic()
+    until = now + _GRPC_ENDS_SECONDS if any(dropped) or now - _closed_at < _GRPC_ENDS_SECONDS else now
     while (runs := _grpc_runs()) and time.monotonic() < until:
         time.sleep(0.001)  # nothing tells when gRPC's own threads have left
     if runs:

@@ -112,8 +112,9 @@ class LocalPlane:
             self._idle.append(channel)
 
     def unmap(self) -> None:
-        """Let go of the images that no frame refers to."""
+        """Let go of the images that no frame refers to, and of answers that might come again."""
         self._images.clear()
+        self._repeats.clear()
 
     def close(self) -> None:
         """Hang up; what frames refer to stays mapped."""

@@ -85,6 +85,12 @@ class Repeats:
             while self._bytes > KEPT_BYTES:
                 self._drop(next(iter(self._kept)))
 
+    def clear(self) -> None:
+        """Let go of all."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
     def _drop(self, request: ReadRequest) -> None:
         if (old := self._kept.pop(request, None)) is not None:
             self._bytes -= old.size
