@@ -26,7 +26,7 @@ from fletching_schemas.local import (
     told_head,
 )
 
-_RECEIVE_BYTES: Final = 1 << 16
+_RECEIVE_BYTES: Final = 1 << 18
 _ROOM_FOR_DESCRIPTORS: Final = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 _open: Final[weakref.WeakSet[Channel]] = weakref.WeakSet()
 
@@ -85,9 +85,9 @@ class Channel:
         self._socket.sendall(frame(Frame.READ, packed(serials, request)))
 
     def receive(self) -> tuple[Frame, bytes | pa.Buffer]:
-        """Return the next frame; ARROW as a buffer that columns may refer to."""
+        """Return the next frame; a large ARROW as a buffer that columns may refer to."""
         kind, size = told_head(self._take(HEAD_BYTES), MAX_TOLD_BYTES)
-        return kind, self._fill(size) if kind == Frame.ARROW else self._take(size)
+        return kind, self._fill(size) if kind == Frame.ARROW and size > _RECEIVE_BYTES else self._take(size)
 
     def descriptors(self, count: int) -> list[int]:
         """Return the next *count* descriptors that came, which the caller owns."""

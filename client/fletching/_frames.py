@@ -36,6 +36,11 @@ def framed(table: pa.Table) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(table, rechunk=False))
 
 
+def decoded(stream: bytes) -> pl.DataFrame:
+    """Return the rows of an IPC stream; Polars decodes small ones sooner than pyarrow hands them over."""
+    return framed(pa.ipc.open_stream(stream).read_all()) if in_forked_child() else pl.read_ipc_stream(stream)
+
+
 def to_output(table: pa.Table, output: str) -> Any:
     """Return *table* as Polars (sharing its memory where the types allow), Arrow as it is, or pandas (a copy)."""
     if output == "arrow":

@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from fletching._channel import Channel, Unusable
+from fletching._frames import decoded, framed
 from fletching._images import Images, MappedImage
 from fletching._places import Layer, Run, as_batches, as_frame, as_table
 from fletching._repeats import Repeat, Repeats
@@ -102,9 +103,9 @@ class LocalPlane:
         self._images.keep({serial: image for serial, image in used.items() if serial != told["once"]})
         return answer
 
-    def lasts(self, asking: _Asking, table: pa.Table) -> None:
-        """Keep *table*, which the server vouches for."""
-        self._repeats.keep(asking.request, table, asking.number, asking.at)
+    def lasts(self, asking: _Asking, stream: bytes) -> None:
+        """Keep *stream*, which the server vouches for."""
+        self._repeats.keep(asking.request, stream, asking.number, asking.at)
 
     def give_back(self, channel: Channel) -> None:
         """Keep *channel*, on which an answer has ended, for the next one."""
@@ -181,51 +182,59 @@ class MappedAnswer:
 
 
 class SentAnswer:
-    """An answer whose rows travel on the socket."""
+    """An answer whose rows travel on the socket: *first*, an IPC stream, has come."""
 
-    def __init__(self, plane: LocalPlane, channel: Channel, asking: _Asking, body: bytes | pa.Buffer) -> None:
+    def __init__(self, plane: LocalPlane, channel: Channel, asking: _Asking, first: bytes | pa.Buffer) -> None:
         self.info = ReadInfo(asking.request.dataset, "local")
-        self._plane, self._asking = plane, asking
+        self._plane, self._asking, self._first = plane, asking, first
         self._channel: Channel | None = channel
-        self._lasting = False
-        self._first = pa.ipc.open_stream(body).read_all()
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """The schema."""
-        return self._first.schema
+        return pa.ipc.open_stream(self._first).schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
-            for table in self._tables():
-                yield from (batch for batch in table.to_batches() if batch.num_rows)
+            for stream in self._streams():
+                yield from (batch for batch in pa.ipc.open_stream(stream) if batch.num_rows)
         finally:
             self.close()
 
     def table(self) -> pa.Table:
         """Return all rows, in place of iterating."""
+        return pa.concat_tables([pa.ipc.open_stream(stream).read_all() for stream in self._all()])
+
+    def frame(self) -> pl.DataFrame:
+        """Return all rows as Polars holds them, in place of iterating."""
+        streams = self._all()
+        if len(streams) == 1 and isinstance(streams[0], bytes):
+            return decoded(streams[0])
+        return framed(pa.concat_tables([pa.ipc.open_stream(stream).read_all() for stream in streams]))
+
+    def _all(self) -> list[bytes | pa.Buffer]:
         try:
-            table = pa.concat_tables(list(self._tables()))
+            return list(self._streams())
         finally:
             self.close()
-        if self._lasting:
-            self._plane.lasts(self._asking, table)
-        return table
 
-    def _tables(self) -> Iterator[pa.Table]:
-        yield self._first
+    def _streams(self) -> Iterator[bytes | pa.Buffer]:
+        count, stream = 1, self._first
+        yield stream
         while (channel := self._channel) is not None:
             kind, body = self._next(channel)
             if kind == Frame.ARROW:
-                yield pa.ipc.open_stream(body).read_all()
+                count, stream = count + 1, body
+                yield stream
                 continue
             self._channel = None
             self._plane.give_back(channel)
             if kind == Frame.ERROR:
                 raise told_error(bytes(body))
-            self._lasting = body == LASTING
             if self._asking.request.info:
                 self.info = ReadInfo.from_bytes(bytes(body))
+            elif body == LASTING and count == 1 and isinstance(stream, bytes):
+                self._plane.lasts(self._asking, stream)
 
     def _next(self, channel: Channel) -> tuple[Frame, bytes | pa.Buffer]:
         try:
@@ -247,23 +256,23 @@ class RepeatedAnswer:
 
     def __init__(self, request: ReadRequest, repeat: Repeat) -> None:
         self.info = ReadInfo(request.dataset, "local")
-        self._repeat = repeat
+        self._stream = repeat.stream
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """The schema."""
-        return self._repeat.table.schema
+        return self.table().schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        return iter(self._repeat.table.to_batches())
+        return (batch for batch in pa.ipc.open_stream(self._stream) if batch.num_rows)
 
     def table(self) -> pa.Table:
         """Return all rows."""
-        return self._repeat.table
+        return pa.ipc.open_stream(self._stream).read_all()
 
     def frame(self) -> pl.DataFrame:
-        """Return all rows in a frame of its own, whose columns are shared until somebody changes one."""
-        return self._repeat.frame.clone()
+        """Return all rows as Polars holds them."""
+        return decoded(self._stream)
 
     def close(self) -> None:
         """Do nothing."""

@@ -13,34 +13,22 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
-import polars as pl
-import pyarrow as pa
-
-from fletching._frames import framed
 from fletching_schemas import ReadRequest
 from fletching_schemas.local import LASTS_SECONDS
 
 KEPT_BYTES: Final = 16 << 20
-MOST_BYTES: Final = 1 << 20  # of one answer
 _NUMBER: Final = struct.Struct("=Q")
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Repeat:
-    """One answer, and how long it is good: while the board shows *number*, and until *until* on the monotonic clock."""
+    """An answer as it came, an IPC stream; good while the board shows *number*, and until *until* on the monotonic clock."""
 
-    table: pa.Table
-    size: int
+    stream: bytes
     number: int
     until: float
-
-    @cached_property
-    def frame(self) -> pl.DataFrame:
-        """The rows as Polars holds them."""
-        return framed(self.table)
 
 
 class Repeats:
@@ -73,15 +61,14 @@ class Repeats:
             return None
         return found
 
-    def keep(self, request: ReadRequest, table: pa.Table, number: int, asked_at: float) -> None:
-        """Keep *table*, asked for at *asked_at* on the monotonic clock, when the board showed *number*."""
-        size = table.nbytes
-        if number % 2 or size > MOST_BYTES:
+    def keep(self, request: ReadRequest, stream: bytes, number: int, asked_at: float) -> None:
+        """Keep *stream*, asked for at *asked_at* on the monotonic clock, when the board showed *number*."""
+        if number % 2:
             return
         with self._lock:
             self._drop(request)
-            self._kept[request] = Repeat(table, size, number, asked_at + LASTS_SECONDS)
-            self._bytes += size
+            self._kept[request] = Repeat(stream, number, asked_at + LASTS_SECONDS)
+            self._bytes += len(stream)
             while self._bytes > KEPT_BYTES:
                 self._drop(next(iter(self._kept)))
 
@@ -93,4 +80,4 @@ class Repeats:
 
     def _drop(self, request: ReadRequest) -> None:
         if (old := self._kept.pop(request, None)) is not None:
-            self._bytes -= old.size
+            self._bytes -= len(old.stream)

@@ -17,7 +17,7 @@ from typing import Final, Self
 import pyarrow as pa
 import structlog
 
-from fletching_server.batches import row_bytes, tight
+from fletching_server.batches import tight
 from fletching_server.hot import HotTier, Lease
 from fletching_server.lifetimes import Lifetimes
 from fletching_server.pieces import Layers, Part, Place
@@ -71,10 +71,10 @@ class Handover:
         """Return the rows of *answer* as places in images where that is possible and worth it, else as batches to be sent."""
         if answer.parts is None:
             return map(tight, answer)
-        width = row_bytes(answer.schema)
-        taken, rows, loose = [], 0, 0
+        taken, rows, loose, width = [], 0, 0, 0.0
         for part in answer.parts:
             taken.append(part)
+            width = width or _width(part, answer.layers)
             rows += part.rows
             loose += 0 if _sealed(part) else part.rows
             if loose * width > MOST_LOOSE_BYTES:
@@ -83,6 +83,8 @@ class Handover:
             most = FEW_SENT_BYTES if len(taken) <= FEW_PARTS else SENT_BYTES
             if rows and rows * width > most and self._maps(answer.layers, taken, width):
                 return self._mapped
+        if answer.whole is not None:  # without long text, and cut already
+            return iter(answer)
         return map(tight, answer.from_parts(taken))
 
     def _maps(self, layers: Layers, taken: Sequence[Part], width: float) -> bool:
@@ -141,6 +143,11 @@ class Handover:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._open.close()
+
+
+def _width(part: Part, layers: Layers) -> float:
+    """Return what a row takes, on average over the images in which *part* lies."""
+    return sum(place.image.row_bytes(names) for place, names in zip(part.places, layers, strict=True))
 
 
 def _sealed(part: Part) -> bool:

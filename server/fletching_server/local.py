@@ -53,6 +53,7 @@ STALL_SECONDS: Final = 30  # a client that takes nothing for so long loses its c
 _NO_DESCRIPTORS_SECONDS: Final = 0.05
 _parsed = functools.lru_cache(maxsize=4096)(ReadRequest.from_bytes)
 _PARSED_BYTES: Final = 1024
+_END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's format
 
 
 class LocalEdge:
@@ -312,11 +313,19 @@ def _ending(answer: Answer, *, with_info: bool) -> bytes:
 
 def _arrow(batch: pa.RecordBatch) -> list[bytes | memoryview]:
     """Return *batch* as a frame; an IPC stream of its own, so that whatever columns it has can be read alone."""
+    if any(map(pa.types.is_dictionary, batch.schema.types)):  # their values are messages of their own
+        stream = _written(batch)
+        return [head(Frame.ARROW, stream.size), memoryview(stream)]
+    schema, rows = batch.schema.serialize(), batch.serialize()  # half the time of a writer
+    size = schema.size + rows.size + len(_END_OF_STREAM)
+    return [head(Frame.ARROW, size), memoryview(schema), memoryview(rows), _END_OF_STREAM]
+
+
+def _written(batch: pa.RecordBatch) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    stream = sink.getvalue()
-    return [head(Frame.ARROW, stream.size), memoryview(stream)]
+    return sink.getvalue()
 
 
 def host_id() -> str:
