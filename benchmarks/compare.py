@@ -23,7 +23,7 @@ from benchmarks.environments import peers_python
 from benchmarks.figures import Row, Spread, scaled
 from benchmarks.peers_redis import MISSING, redis_server, redis_version
 from benchmarks.servers import Addresses, bare_server, fletching_server
-from benchmarks.throughput import ALIGNED
+from benchmarks.throughput import ALIGNED, USUAL_ROWS
 from benchmarks.universe import TABLE, Universe, fill, span
 from fletching_schemas import ReadRequest
 
@@ -36,6 +36,7 @@ MOST_MS: Final = 1.0
 
 _MAPPED: Final = "mapping the partition and making a frame of it; its pages are first touched by who uses them"
 _POINT: Final = "Python around one round trip between two processes, and pyarrow -> Polars"
+_AGAIN: Final = "building the request, and Polars decoding the bytes that are kept; the server is not asked"
 _MANY: Final = "gathering many runs into batches, and their way to the client"
 _TCP: Final = "copies into and out of the socket by one gRPC thread per side, and the alignment of the buffers"
 _COLD_POINT: Final = "decoding the row group that holds the symbol, and fixed costs of planning and opening"
@@ -60,12 +61,13 @@ def _hot(folder: Path, python: Path, effort: float) -> Iterator[Row]:
         enter = opened.enter_context
         ours = enter(contender("ours", "benchmarks.ours", {**given, "url": server.tcp}))
         flight = enter(contender("flight", "benchmarks.ours", {**given, "url": server.tcp, "plane": "flight"}))
+        again = enter(contender("again", "benchmarks.ours", {**given, "url": server.tcp, "repeats": True}))
         arctic = enter(contender("arctic", "benchmarks.peers_arctic", stored, python))
         bare = enter(_bare(folder, server))
         files = enter(_files(folder))
         yield from _against_arctic(folder, ours, arctic, effort)
         yield from _against_files(folder, ours, files, effort)
-        yield from _against_redis(folder, ours, stored, python, effort)
+        yield from _against_redis(folder, (ours, again), stored, python, effort)
         yield from _against_flight(folder, ours, flight, bare, effort)
 
 
@@ -79,14 +81,14 @@ def _handed_over(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _bare(folder: Path, server: Addresses) -> Iterator[Contender]:
-    """Yield the plain Flight client of a plain server, which streams the very batches that ours streams."""
+    """Yield the plain Flight client of a plain server, which streams the usual batches, or the very ones that ours streams."""
     with fl.FlightClient(server.tcp) as client:
         request = ReadRequest(TABLE, None, *map(str, span(YEAR)))
         held = client.do_get(fl.Ticket(request.to_bytes()), ALIGNED).read_all()
-    ticket = f"{TABLE}:{len(held.column(0).chunk(0))}"
+    tickets = {"usual": f"{TABLE}:{USUAL_ROWS}", "ours": f"{TABLE}:{len(held.column(0).chunk(0))}"}
     with bare_server(folder, {TABLE: held}) as peer:
         del held
-        with contender("bare", "benchmarks.peers_flight", {"url": peer.tcp, "ticket": ticket}) as one:
+        with contender("bare", "benchmarks.peers_flight", {"url": peer.tcp, **tickets}) as one:
             yield one
 
 
@@ -143,7 +145,10 @@ def _against_files(folder: Path, ours: Contender, files: Contender, effort: floa
         yield faster(what, samples, name, 1, limit=_POINT, peer_is=peer)
 
 
-def _against_redis(folder: Path, ours: Contender, stored: dict[str, Any], python: Path, effort: float) -> Iterator[Row]:
+def _against_redis(
+    folder: Path, readers: tuple[Contender, Contender], stored: dict[str, Any], python: Path, effort: float
+) -> Iterator[Row]:
+    ours, again = readers
     what = f"1 symbol x 1 year, hot -> Polars, {ours.facts['plane']}"
     if (version := redis_version()) is None:
         print(MISSING)
@@ -157,22 +162,26 @@ def _against_redis(folder: Path, ours: Contender, stored: dict[str, Any], python
             client = f"redis-py {redis.facts['redis-py']}, polars {redis.facts['polars']}"
             peer = f"Redis {version} over a UNIX socket, GET of an Arrow IPC blob, {redis.facts['way']}, {client}"
             yield faster(what, samples, "redis", 1, limit=_POINT, peer_is=peer)
+            lanes = {"ours": (again, "symbol again"), "redis": (redis, "symbol year")}
+            samples = raced(lanes, scaled(150, effort), CALLS)
+            yield faster(f"{what}, the same within a second", samples, "redis", 1, limit=_AGAIN, peer_is=peer)
 
 
 def _against_flight(folder: Path, ours: Contender, flight: Contender, bare: Contender, effort: float) -> Iterator[Row]:
-    naive, aligned = (bare, "partition"), (bare, "partition, aligned")
-    check_same([(ours, "partition"), (flight, "partition"), naive, aligned], folder, numbers=(0,))
+    naive, same, aligned = ((bare, f"partition{more}") for more in ("", ", our batches", ", our batches, aligned"))
+    check_same([(ours, "partition"), (flight, "partition"), naive, same, aligned], folder, numbers=(0,))
     plainly = f"bare pyarrow {bare.facts['pyarrow']} Flight over TCP, pl.from_arrow"
-    carefully = f"{plainly}, with ensure_alignment, as the careful write it"
     hot = f"hot partition, 1.22 M rows x 8 columns -> Polars, {ours.facts['plane']}"
+    usual = f"{plainly}, {USUAL_ROWS:,} rows a batch"
     samples = raced({"ours": (ours, "partition"), "naive": naive}, scaled(30, effort), 10)
     limit = _MAPPED if ours.facts["plane"] == "local" else _TCP
-    yield faster(hot, samples, "naive", 100, limit=limit, peer_is=plainly)
+    yield faster(hot, samples, "naive", 100, limit=limit, peer_is=usual)
     stream = "stream of that partition over TCP -> Polars, flight"
-    samples = raced({"ours": (flight, "partition"), "naive": naive, "aligned": aligned}, scaled(60, effort), 3)
-    yield faster(stream, samples, "naive", 1, limit=_TCP, peer_is=plainly)
-    yield faster(f"{stream}, with alignment", samples, "naive", 1.3, limit=_TCP, peer_is=plainly)
-    yield faster(stream, samples, "aligned", limit=_TCP, peer_is=carefully)
+    lanes = {"ours": (flight, "partition"), "naive": naive, "same": same, "aligned": aligned}
+    samples = raced(lanes, scaled(60, effort), 3)
+    yield faster(stream, samples, "naive", 1.3, limit=_TCP, peer_is=usual)
+    yield faster(stream, samples, "same", 1, limit=_TCP, peer_is=f"{plainly}, our batches")
+    yield faster(stream, samples, "aligned", limit=_TCP, peer_is=f"{plainly}, our batches, ensure_alignment")
 
 
 def _cold(folder: Path, effort: float) -> Iterator[Row]:

@@ -11,15 +11,16 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from benchmarks.stopwatch import Work, serve
-from benchmarks.throughput import as_frame
+from benchmarks.throughput import as_frame, plain_frame
 
 
 def _main(tell: str, given: dict[str, Any]) -> None:
-    ticket = given["ticket"].encode()
+    usual, ours = given["usual"].encode(), given["ours"].encode()
     with fl.FlightClient(given["url"]) as client:
         works = {
-            "partition": Work(lambda _: pl.from_arrow(client.do_get(fl.Ticket(ticket)).read_all())),
-            "partition, aligned": Work(lambda _: as_frame(client, ticket)),
+            "partition": Work(lambda _: plain_frame(client, usual)),
+            "partition, our batches": Work(lambda _: plain_frame(client, ours)),
+            "partition, our batches, aligned": Work(lambda _: as_frame(client, ours)),
         }
         serve(int(tell), {"pyarrow": pa.__version__, "polars": pl.__version__}, works)
 

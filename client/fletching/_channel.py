@@ -42,7 +42,9 @@ class Channel:
     """
 
     def __init__(self, path: str, instance: str, timeout: float) -> None:
-        self._received, self._at = b"", 0
+        self._room = bytearray(_RECEIVE_BYTES)
+        self._view = memoryview(self._room)
+        self._start = self._end = 0  # what has come, and was not taken
         self._descriptors: deque[int] = deque()
         self._board: int | None = None
         self._socket = socket.socket(socket.AF_UNIX)
@@ -87,7 +89,7 @@ class Channel:
     def receive(self) -> tuple[Frame, bytes | pa.Buffer]:
         """Return the next frame; a large ARROW as a buffer that columns may refer to."""
         kind, size = told_head(self._take(HEAD_BYTES), MAX_TOLD_BYTES)
-        return kind, self._fill(size) if kind == Frame.ARROW and size > _RECEIVE_BYTES else self._take(size)
+        return kind, self._fill(size) if kind == Frame.ARROW and size > len(self._room) else self._take(size)
 
     def descriptors(self, count: int) -> list[int]:
         """Return the next *count* descriptors that came, which the caller owns."""
@@ -97,23 +99,20 @@ class Channel:
 
     def _take(self, size: int) -> bytes:
         """Return the next *size* bytes."""
-        if len(self._received) - self._at < size:
-            waiting = [self._received[self._at :]]
-            missing = size - len(waiting[0])
-            while missing > 0:
-                waiting.append(self._some(max(missing, _RECEIVE_BYTES)))
-                missing -= len(waiting[-1])
-            self._received, self._at = b"".join(waiting), 0
-        self._at += size
-        return self._received[self._at - size : self._at]
+        if size > len(self._room):
+            return bytes(memoryview(self._fill(size)))
+        while self._end - self._start < size:
+            self._receive_some(size)
+        self._start += size
+        return bytes(self._view[self._start - size : self._start])
 
     def _fill(self, size: int) -> pa.Buffer:
-        """Return the next *size* bytes in aligned memory: what lies there already, and the rest without another copy."""
+        """Return the next *size* bytes in aligned memory: what has come already, and the rest without another copy."""
         buffer = pa.allocate_buffer(size)
         target = memoryview(buffer).cast("B")
-        have = min(size, len(self._received) - self._at)
-        target[:have] = self._received[self._at : self._at + have]
-        self._at += have
+        have = min(size, self._end - self._start)
+        target[:have] = self._view[self._start : self._start + have]
+        self._start += have
         while have < size:
             count = self._socket.recv_into(target[have:])
             if not count:
@@ -121,18 +120,26 @@ class Channel:
             have += count
         return buffer
 
-    def _some(self, most: int) -> bytes:
-        data, ancillary, flags, _ = self._socket.recvmsg(most, _ROOM_FOR_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    def _receive_some(self, size: int) -> None:
+        """Receive what is there, with its descriptors, where *size* bytes have room: in memory that is used again and again."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start + size > len(self._room):
+            waiting = bytes(self._view[self._start : self._end])
+            self._view[: len(waiting)] = waiting
+            self._start, self._end = 0, len(waiting)
+        free = [self._view[self._end :]]
+        count, ancillary, flags, _ = self._socket.recvmsg_into(free, _ROOM_FOR_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         for level, kind, raw in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")
                 numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
                 self._descriptors.extend(numbers)
-        if not data:
+        if not count:
             raise ConnectionResetError("the server hung up")
         if flags & socket.MSG_CTRUNC:
             raise Unusable("no descriptor is left in this process (ulimit -n)")
-        return data
+        self._end += count
 
     def close(self) -> None:
         """Hang up, and let go of what came and nobody took; a second call does nothing."""

@@ -57,7 +57,7 @@ class ColdTier:
             data = self._store.path(file).read_bytes()
             if disk.digest(data) != file.digest:  # of the very bytes that are decoded, so no page needs its own check
                 raise DamagedFile(file, "has changed since it was first read")
-            return build_image(dataset, parquet.decoded(data).select(dataset.schema.names).cast(dataset.schema))
+            return build_image(dataset, parquet.decoded(data).select(dataset.schema.names).cast(dataset.schema), checked=True)
 
     def select(self, dataset: Dataset, file: StoredFile, symbols: Sequence[str], window: Window, columns: Sequence[str]) -> Image:
         """Return the rows of *symbols* in *window*, with *columns* and the columns that place a row."""

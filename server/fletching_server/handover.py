@@ -20,7 +20,7 @@ import structlog
 from fletching_server.batches import tight
 from fletching_server.hot import HotTier, Lease
 from fletching_server.lifetimes import Lifetimes
-from fletching_server.pieces import Layers, Part, Place
+from fletching_server.pieces import Layers, Part, Place, gathered
 from fletching_server.reads import Answer
 from fletching_server.sealed import Sealed
 
@@ -83,8 +83,8 @@ class Handover:
             most = FEW_SENT_BYTES if len(taken) <= FEW_PARTS else SENT_BYTES
             if rows and rows * width > most and self._maps(answer.layers, taken, width):
                 return self._mapped
-        if answer.whole is not None:  # without long text, and cut already
-            return iter(answer)
+            if rows and len(answer.layers) == 1 and rows * width <= SENT_BYTES:
+                return iter([tight(gathered(taken, answer.layers[0]))])
         return map(tight, answer.from_parts(taken))
 
     def _maps(self, layers: Layers, taken: Sequence[Part], width: float) -> bool:

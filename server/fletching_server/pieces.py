@@ -52,11 +52,10 @@ class Part:
 
     def table(self, layers: Layers) -> pa.Table:
         """Return the columns of all *layers*, one after the other, without copying."""
-        found = [
-            place.image.columns(names).slice(place.start, self.rows) for place, names in zip(self.places, layers, strict=True)
-        ]
-        table = found[0]
-        for more in found[1:]:
+        first, *others = zip(self.places, layers, strict=True)
+        table = first[0].image.columns(first[1]).slice(first[0].start, self.rows)
+        for place, names in others:
+            more = place.image.columns(names).slice(place.start, self.rows)
             for item, column in zip(more.schema, more.columns, strict=True):
                 table = table.append_column(item, column)
         return table
@@ -66,6 +65,12 @@ def lying(table: pa.Table) -> Iterator[Part]:
     """Yield *table*, which no tier holds, as a part of an answer."""
     if table.num_rows:
         yield Part(table.num_rows, (Place(unindexed_image(table), None, 0),))
+
+
+def gathered(parts: Sequence[Part], names: tuple[str, ...]) -> pa.RecordBatch:
+    """Return *parts* of one layer, of which there are some, as one batch."""
+    found = [part.places[0].image.batch(names).slice(part.places[0].start, part.rows) for part in parts]
+    return found[0] if len(found) == 1 else pa.concat_batches(found)
 
 
 # Which columns lie together: names per layer, each column in one layer.
@@ -165,12 +170,18 @@ def _find(run: Run, symbol: str, window: Window) -> Piece | None:
 
 def _groups(found: Sequence[Piece]) -> Iterator[list[Piece]]:
     """Yield the pieces of one symbol in the order of time, those together that overlap."""
+    if len(found) == 1:
+        yield list(found)
+        return
     group: list[Piece] = []
-    for piece in sorted(found, key=lambda piece: piece.first_time) if len(found) > 1 else found:
-        if group and piece.first_time > max(member.last_time for member in group):
+    latest = 0
+    for first, place in sorted((piece.first_time, place) for place, piece in enumerate(found)):
+        if group and first > latest:
             yield group
             group = []
-        group.append(piece)
+        last = found[place].last_time
+        latest = max(latest, last) if group else last
+        group.append(found[place])
     if group:
         yield group
 

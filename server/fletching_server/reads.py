@@ -89,8 +89,10 @@ class Answer:
 
     def from_parts(self, taken: Iterable[Part]) -> Iterator[pa.RecordBatch]:
         """Yield the batches of *taken* and of the parts that follow, for whoever has looked at some already."""
-        following = chain(taken, self.parts or ())
-        return cut((part.table(self.layers).select(self.schema.names) for part in following), self.batch_rows)
+        tables: Iterator[pa.Table] = (part.table(self.layers) for part in chain(taken, self.parts or ()))
+        if len(self.layers) > 1:  # which are not in the answer's order
+            tables = (table.select(self.schema.names) for table in tables)
+        return cut(tables, self.batch_rows)
 
     def table(self) -> pa.Table:
         """Return all rows, and end the answer."""
