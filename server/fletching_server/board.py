@@ -32,6 +32,11 @@ class Board:
             os.close(self.fd)
             raise
 
+    @property
+    def number(self) -> int:
+        """What it shows."""
+        return self._value
+
     def begin(self) -> None:
         """Say that something changes from now on; whoever reads meanwhile remembers nothing."""
         self._step(0)

@@ -331,6 +331,18 @@ def test_a_small_read_that_comes_again_at_once_asks_nobody(rig: Rig) -> None:
     assert asked_of(rig) == asked + 1
 
 
+def test_what_another_client_asked_just_now_is_sent_as_it_was(rig: Rig) -> None:
+    first = rig.cache.read(*SMALL)
+    with fletching.connect(rig.url, plane="local") as other:
+        before = rig.cache.stats()
+        assert_frame_equal(other.read(*SMALL), first)
+        after = rig.cache.stats()
+    assert (after["reads"], after["hot_rows"]) == (before["reads"] + 1, before["hot_rows"] + first.height)  # it is counted
+    assert len(edge_of(rig).vouched._kept) == 1
+    rig.cache.evict()
+    assert not edge_of(rig).vouched._kept
+
+
 def test_what_is_committed_is_seen_by_the_next_read(rig: Rig, wide: pl.DataFrame) -> None:
     """Whoever was told that a write is durable, and reads, sees it: whatever client reads, and however soon."""
     with fletching.connect(rig.url, plane="local") as reader:
@@ -590,7 +602,7 @@ def test_a_client_that_never_reads_costs_one_lease_until_it_leaves(rig: Rig, raw
 def test_a_client_that_takes_no_rows_loses_its_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fletching_server.handover.SENT_BYTES", 1 << 40)
     monkeypatch.setattr("fletching_server.handover.FEW_SENT_BYTES", 1 << 40)
-    monkeypatch.setattr(local, "STALL_SECONDS", 1)
+    monkeypatch.setattr("fletching_server.conversation.STALL_SECONDS", 1)
     stalling = Raw(rig)
     stalling.socket.sendall(frame(Frame.HELLO, b"{}"))
     assert stalling.told()[0] == Frame.HELLO
