@@ -36,6 +36,7 @@ MOST_MS: Final = 1.0
 
 _MAPPED: Final = "mapping the partition and making a frame of it; its pages are first touched by who uses them"
 _POINT: Final = "Python around one round trip between two processes, and pyarrow -> Polars"
+_NEW: Final = "as above, and decoding and resolving the request: nothing is prepared, and nothing was sent a moment ago"
 _AGAIN: Final = "building the request, and Polars decoding the bytes that are kept; the server is not asked"
 _MANY: Final = "gathering many runs into batches, and their way to the client"
 _TCP: Final = "copies into and out of the socket by one gRPC thread per side, and the alignment of the buffers"
@@ -124,6 +125,14 @@ def _against_arctic(folder: Path, ours: Contender, arctic: Contender, effort: fl
         yield row(done, peer="as it comes", peer_is=f"{version}, its pandas as they come, nothing converted, {pandas}")
         if work == "partition" and calls > 1:
             yield _below(samples["ours"], done, limit)
+    yield _never_the_same(ours, arctic, effort, f"{version}, output_format=POLARS, polars {arctic.facts['polars']}")
+
+
+def _never_the_same(ours: Contender, arctic: Contender, effort: float, peer: str) -> Row:
+    """Return the row for questions of which no two are alike: the server finds nothing prepared, and nothing sent before."""
+    samples = raced({"ours": (ours, "symbol year, new"), "Polars": (arctic, "symbol year")}, scaled(150, effort), CALLS)
+    what = f"1 symbol x 1 year, never the same question -> Polars, {ours.facts['plane']}"
+    return faster(what, samples, "Polars", limit=_NEW, peer_is=peer)
 
 
 def _below(samples: list[list[float]], what: str, limit: str) -> Row:

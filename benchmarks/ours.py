@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import date, timedelta
 from typing import Any
 
 import fletching
@@ -25,12 +26,19 @@ def _works(cache: fletching.Cache, asked: list[str], year: int, first_year: int)
         "partition": whole,
         "partition, summed": Work(lambda _: _summed(cache.read(TABLE, None, *span(year)))),
         "symbol year": one,
+        "symbol year, new": Work(lambda number: cache.read(TABLE, symbol(number), *_never_the_same(year, number))),
         "symbol again": Work(lambda _: cache.read(TABLE, symbol(0), *span(year))),
         "symbol decade": Work(lambda number: cache.read(TABLE, symbol(number), *span(first_year, year))),
         "symbols year": Work(lambda _: cache.read(TABLE, asked, *span(year))),
         "cold partition": Work(whole.call, before=evict),
         "cold symbol year": Work(one.call, before=evict),
     }
+
+
+def _never_the_same(year: int, number: int) -> tuple[date, date]:
+    """Return nearly a whole *year*: no two questions are alike for a long time."""
+    first, last = span(year)
+    return first + timedelta(days=number // 200 % 28), last - timedelta(days=number // 5600 % 28)
 
 
 def _summed(frame: Any) -> Any:

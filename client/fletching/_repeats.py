@@ -69,7 +69,7 @@ class Repeats:
             self._drop(request)
             self._kept[request] = Repeat(stream, number, asked_at + LASTS_SECONDS)
             self._bytes += len(stream)
-            while self._bytes > KEPT_BYTES:
+            while self._kept and (self._bytes > KEPT_BYTES or next(iter(self._kept.values())).until <= asked_at):
                 self._drop(next(iter(self._kept)))
 
     def clear(self) -> None:

@@ -54,8 +54,11 @@ class Vouched:
             self._drop(request)
             self._kept[request] = sent
             self._bytes += sent.size
-            while self._bytes > self._most_bytes:
+            while self._kept and (self._bytes > self._most_bytes or self._oldest().until <= asked_at):
                 self._drop(next(iter(self._kept)))
+
+    def _oldest(self) -> Sent:
+        return next(iter(self._kept.values()))
 
     def clear(self) -> None:
         """Let go of all."""
