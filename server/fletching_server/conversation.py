@@ -80,7 +80,7 @@ class _Vouching:
     def keep(self, vouched: Vouched, buffers: Sequence[bytes | memoryview], info: ReadInfo) -> None:
         """Keep *buffers* for whoever asks the same within a second, unless something is being committed, or they are many."""
         if self.number % 2 == 0 and sum(map(len, buffers)) <= SENT_BYTES:
-            vouched.keep(self.raw, buffers, info, self.number, self.now)
+            vouched.keep(self.raw, b"".join(buffers), info, self.number, self.now)
 
 
 class _GoneError(OSError):
@@ -153,7 +153,7 @@ class Conversation:
                 vouching = self._vouching(raw)
                 if vouching.sent is not None:
                     self._engine.stats.read_ended(vouching.sent.info)
-                    self._send(vouching.sent.buffers)
+                    self._send([vouching.sent.frames])
                     return
                 request = _parsed(raw) if len(raw) <= _PARSED_BYTES else ReadRequest.from_bytes(raw)
                 answer = self._engine.read(request, "local", principal)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,15 +21,10 @@ SHARE: Final = 16  # of the hot tier's budget they take at most this part, besid
 class Sent:
     """One answer as it leaves, and what is counted for it."""
 
-    buffers: Sequence[bytes | memoryview]
+    frames: bytes
     info: ReadInfo
     number: int
     until: float
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return sum(map(len, self.buffers))
 
 
 class Vouched:
@@ -47,13 +41,13 @@ class Vouched:
         found = self._kept.get(request)
         return found if found is not None and found.number == number and now < found.until else None
 
-    def keep(self, request: bytes, buffers: Sequence[bytes | memoryview], info: ReadInfo, number: int, asked_at: float) -> None:
+    def keep(self, request: bytes, frames: bytes, info: ReadInfo, number: int, asked_at: float) -> None:
         """Keep an answer that the store vouches for, asked for at *asked_at* when the board showed *number*, an even one."""
-        sent = Sent(buffers, info, number, asked_at + LASTS_SECONDS)
+        sent = Sent(frames, info, number, asked_at + LASTS_SECONDS)
         with self._lock:
             self._drop(request)
             self._kept[request] = sent
-            self._bytes += sent.size
+            self._bytes += len(frames)
             while self._kept and (self._bytes > self._most_bytes or self._oldest().until <= asked_at):
                 self._drop(next(iter(self._kept)))
 
@@ -68,4 +62,4 @@ class Vouched:
 
     def _drop(self, request: bytes) -> None:
         if (old := self._kept.pop(request, None)) is not None:
-            self._bytes -= old.size
+            self._bytes -= len(old.frames)
