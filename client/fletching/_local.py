@@ -24,6 +24,7 @@ from fletching_schemas.errors import Error, InvalidRequest, ServerUnreachable, S
 from fletching_schemas.local import LASTING, Frame, told_error, unpacked
 
 _HOST: Final = Path("/proc/sys/kernel/random/boot_id")
+_MOST_IDLE: Final = 16  # connections; each is a thread of the server
 _BROKEN: Final = (OSError, ValueError, LookupError, TypeError, pa.ArrowException, InvalidRequest)
 
 
@@ -108,9 +109,13 @@ class LocalPlane:
         self._repeats.keep(asking.request, stream, asking.number, asking.at)
 
     def give_back(self, channel: Channel) -> None:
-        """Keep *channel*, on which an answer has ended, for the next one."""
+        """Keep *channel*, on which an answer has ended, for the next one; not more than are likely to be used at a time."""
         with self._lock:
-            self._idle.append(channel)
+            wanted = len(self._idle) < _MOST_IDLE
+            if wanted:
+                self._idle.append(channel)
+        if not wanted:
+            channel.close()
 
     def unmap(self) -> None:
         """Let go of the images that no frame refers to, and of answers that might come again."""

@@ -69,9 +69,10 @@ class Lifetimes:
                     return
                 self._end(descriptor)
 
-    def _end(self, descriptor: int) -> None:
+    def _end(self, descriptor: int, *, always: bool = False) -> None:
         with self._lock:
-            if (lease := self._leases.get(descriptor)) is None:  # another thread was told the same
+            # Another thread may have been told the same, ended it, and bound a new lease to a descriptor of that number.
+            if (lease := self._leases.get(descriptor)) is None or not (always or _has_ended(descriptor)):
                 return
             lease.release()
             del self._leases[descriptor]
@@ -87,6 +88,13 @@ class Lifetimes:
         self._stop = -1
         self._thread.join()  # which reads nothing else any more
         for descriptor in list(self._leases):
-            self._end(descriptor)
+            self._end(descriptor, always=True)
         self._epoll.close()
         os.close(self._wake)
+
+
+def _has_ended(descriptor: int) -> bool:
+    """Return whether nobody can write to the pipe any more."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(0))

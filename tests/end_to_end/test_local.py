@@ -505,6 +505,12 @@ def test_memory_that_is_not_sealed_is_refused(tmp_path: Path) -> None:
     os.close(reading)
 
 
+def test_a_burst_of_threads_leaves_few_connections_behind(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fletching._local._MOST_IDLE", 2)
+    assert set(in_threads(12, lambda _number: rig.cache.read("wide", "S01").height)) == {ROWS // 20}
+    assert edge_of(rig).wait_for_connections(2)
+
+
 def test_errors_are_the_same_and_the_connection_stays(rig: Rig) -> None:
     edge = edge_of(rig)
     for _ in range(3):

@@ -75,6 +75,16 @@ def test_a_process_that_is_killed_closes_its_copies(tier: HotTier, lifetimes: Li
         assert lifetimes.wait_until_none(20)
 
 
+def test_news_of_a_descriptor_that_was_used_again_ends_nothing(tier: HotTier, lifetimes: Lifetimes) -> None:
+    """Two threads may hear of one end; by the time the second acts on it, the number may stand for another lease."""
+    ending = lifetimes.bind(lease(tier))
+    (watched,) = lifetimes._leases
+    lifetimes._end(watched)
+    assert (lifetimes.count, tier.facts()["hot_lent_leases"]) == (1, 1)
+    os.close(ending)
+    assert lifetimes.wait_until_none(20)
+
+
 def test_closing_ends_all(tier: HotTier, lifetimes: Lifetimes) -> None:
     endings = [lifetimes.bind(lease(tier)) for _ in range(3)]
     lifetimes.close()
