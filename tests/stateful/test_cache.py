@@ -98,6 +98,9 @@ class CacheMachine(RuleBasedStateMachine):
     def shut(self) -> None:
         self.engine.close()
 
+    def empty_memory(self) -> None:
+        self.engine.act(Action.EVICT, {})
+
     def read(self, dataset: str = "bars_1d", **asked: Any) -> pa.Table:
         return read(self.engine, dataset, **asked)
 
@@ -263,7 +266,7 @@ class CacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.dirty and self.source.error is None)
     @rule()
     def everything_is_read_again(self) -> None:
-        self.engine.act(Action.EVICT, {})
+        self.empty_memory()
         table = self.read(symbols=NAMES, start=SESSIONS[0], end=SESSIONS[-1])
         self.check_answer(table, NAMES, SESSIONS[0], SESSIONS[-1])
         self.source.requests.clear()

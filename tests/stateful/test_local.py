@@ -38,6 +38,10 @@ class LocalMachine(CacheMachine):
         assert self.service.close()
         self.engine.close()
 
+    def empty_memory(self) -> None:
+        self.kept = []  # what a frame maps stays in memory, and is right, whatever became of its file on disk
+        self.cache.evict()
+
     def read(self, dataset: str = "bars_1d", **asked: Any) -> pa.Table:
         return self.cache.read(dataset, output="arrow", **asked)
 
