@@ -111,7 +111,7 @@ class Cache:
         profile: str | None = None,
         on_miss: str = "fill",
     ) -> pa.RecordBatchReader:
-        """Return the same rows as ``read``, batch by batch (1-4 MB); the first is there before the last has been read.
+        """Return the same rows as ``read``, batch by batch (about 1 MB); the first is there before the last has been read.
 
         What is missing is fetched before the first batch. Rows that are not in memory are read in groups of symbols, one after
         the other, so an answer may be larger than memory.
