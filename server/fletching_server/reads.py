@@ -41,6 +41,7 @@ from fletching_server.spans import PROVISIONAL, UNCONFIRMED, merged
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
 from fletching_server.telling import any_ageing, oldest_fetch, statuses, told_gaps
+from fletching_server.uses import Uses
 
 # Rows of cold files are read for as many symbols at a time as fit in this, so a large read does not need large memory.
 GROUP_BYTES: Final = 32 << 20
@@ -142,9 +143,10 @@ class Reads:
         calendars: Calendars,
         clock: Clock,
         stats: Stats,
+        uses: Uses,
     ) -> None:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
-        self._desk, self._calendars, self._clock, self._stats = desk, calendars, clock, stats
+        self._desk, self._calendars, self._clock, self._stats, self._uses = desk, calendars, clock, stats, uses
         self.progress = ProgressBoard()
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
 
@@ -155,7 +157,7 @@ class Reads:
         first failure is raised, and what arrived is kept for the next time. *principal* is who asks, for a fair turn.
         """
         part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, asked)
-        with self.progress.following(request.progress_id) as progress:
+        with self.progress.following(request.progress_id) as progress, self._uses.reading(request.dataset):
             info = ReadInfo(request.dataset, plane)
             return self._read(request, _Reading(info, self._clock.monotonic(), progress, principal, part))
 
@@ -353,6 +355,7 @@ class Reads:
     def _hold(self, plan: Plan, file: StoredFile, held: ExitStack) -> Held:
         """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
         tier: Tier = "hot"
+        self._uses.note(file)
         lease = self._hot.lease(file.id)
         if lease is None and self._hot.wants_whole(file.id, file.memory_bytes, file.share_of(plan.symbols)):
             tier = "cold"

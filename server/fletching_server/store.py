@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +114,11 @@ class Store:
         except OSError as error:
             raise DamagedFile(file, f"cannot be read: {error}") from error
 
-    def verify(self, file: StoredFile) -> None:
+    def verify(self, file: StoredFile, paced: Callable[[int], None] | None = None) -> None:
         """Raise ``DamagedFile`` where *file* is missing or its bytes are not those that were written."""
         path = self.root / file.path
         try:
-            found = disk.file_digest(path)
+            found = disk.file_digest(path, paced)
         except OSError as error:
             raise DamagedFile(file, f"cannot be read: {error}") from error
         if found != file.digest:
