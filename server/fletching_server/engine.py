@@ -105,7 +105,7 @@ class Engine:
         self._define(desk)
         self.quarantine = Quarantine(settings.store / "quarantine", clock)
         gathering = Gathering(hot, cold)
-        self._uses = uses = Uses(store.catalogue, Notes(settings.store / "uses.json"), clock)
+        self._uses = uses = Uses(Notes(settings.store / "uses.json"), clock)
         arrivals = Arrivals(store, hot, gathering, desk, calendars, clock, stats, self.quarantine, uses)
         fills = Fills(store, arrivals, desk, calendars, clock, stats, settings.source_calls)
         opened.callback(fills.close)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -119,6 +119,7 @@ class _Reading:
     filled: Gaps = field(default_factory=dict)
     failed: dict[str, Error] = field(default_factory=dict)
     stale: dict[str, Error] = field(default_factory=dict)
+    awaited: Callable[[], None] | None = None  # lets what arrived for it be evicted again
 
     def left(self, plan: Plan, state: DatasetState) -> Gaps:
         """Return the gaps that nobody has tried to close for this read.
@@ -157,9 +158,14 @@ class Reads:
         first failure is raised, and what arrived is kept for the next time. *principal* is who asks, for a fair turn.
         """
         part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, asked)
-        with self.progress.following(request.progress_id) as progress, self._uses.reading(request.dataset):
+        with self.progress.following(request.progress_id) as progress:
             info = ReadInfo(request.dataset, plane)
-            return self._read(request, _Reading(info, self._clock.monotonic(), progress, principal, part))
+            reading = _Reading(info, self._clock.monotonic(), progress, principal, part)
+            try:
+                return self._read(request, reading)
+            finally:
+                if reading.awaited is not None:
+                    reading.awaited()
 
     def _read(self, request: ReadRequest, reading: _Reading) -> Answer:
         now = self._clock.now()  # one instant for all tries, or fresh rows would be too old
@@ -293,6 +299,7 @@ class Reads:
                 f"{request.dataset}: {_told(gaps)} not held, and its source {state.source!r} is not configured here; "
                 "start with that source, or read with on_miss='cached'"
             )
+        reading.awaited = reading.awaited or self._uses.awaiting(state)
         outcome = self._fills.close_gaps(state, gaps, plan.horizon, reading.progress, reading.principal)
         reading.info.upstream_calls += outcome.calls
         reading.info.joined_calls += outcome.joined

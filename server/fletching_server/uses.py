@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite, log2
 from typing import Any, Final
 
-from fletching_server.catalogue import Catalogue
 from fletching_server.clock import Clock
 from fletching_server.notes import Notes
-from fletching_server.snapshot import StoredFile
+from fletching_server.snapshot import DatasetState, StoredFile
 
 HALF_LIFE_SECONDS: Final = 8 * 86_400.0  # a week's rhythm, and some days: what is read every Monday is not forgotten on Friday
 GUESSED_CALL_SECONDS: Final = 1.5  # of a source that was never asked; a typical round trip with its pause
@@ -45,13 +43,13 @@ def added(weight: float | None, count: float, at: float) -> float:
 class Uses:
     """The uses of one store's partitions, safe from any thread; noting one is a dictionary's update."""
 
-    def __init__(self, catalogue: Catalogue, notes: Notes, clock: Clock) -> None:
-        self._catalogue, self._notes, self._clock = catalogue, notes, clock
+    def __init__(self, notes: Notes, clock: Clock) -> None:
+        self._notes, self._clock = notes, clock
         self._lock = threading.Lock()  # never held for I/O
         self._noted: dict[Key, int] = {}  # since the weights were last worked out, which is minutes ago: nothing to half-lives
         self._weights: dict[Key, float] = {}
         self._call_seconds: dict[str, float] = {}
-        self._reading: Counter[tuple[str, int]] = Counter()  # by dataset and its generation when the read began
+        self._reading: Counter[tuple[str, int]] = Counter()  # by dataset and its generation when a read found gaps
         self._saved = clock.monotonic()
         self._load()
 
@@ -97,23 +95,19 @@ class Uses:
 
     # What arrives for a read stays until the read has pinned it: else a read larger than the quota would never end.
 
-    @contextmanager
-    def reading(self, dataset: str) -> Iterator[None]:
-        """Keep what is committed to *dataset* from now on until the end."""
-        state = self._catalogue.state(dataset)
-        if state is None:  # the read will say so
-            yield
-            return
-        begun = (dataset, state.generation)
+    def awaiting(self, state: DatasetState) -> Callable[[], None]:
+        """Keep what is committed to a dataset after *state*, until what is returned is called."""
+        begun = (state.dataset.name, state.generation)
         with self._lock:
             self._reading[begun] += 1
-        try:
-            yield
-        finally:
+
+        def end() -> None:
             with self._lock:
                 self._reading[begun] -= 1
                 if not self._reading[begun]:
                     del self._reading[begun]
+
+        return end
 
     def is_awaited(self, file: StoredFile) -> bool:
         """Return whether *file* arrived after a read began that is still collecting what it needs."""

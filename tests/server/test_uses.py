@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import date
 from math import log2
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.conftest import SYMBOLS, Opener, TableSource, read, write
 from fletching_schemas import Action
 from fletching_server import Engine
 from fletching_server.notes import Notes
+from fletching_server.snapshot import DatasetState
 from fletching_server.testing import ManualClock
 from fletching_server.uses import GUESSED_CALL_SECONDS, HALF_LIFE_SECONDS, Uses, added, key_of
 
@@ -32,8 +34,8 @@ def folded(engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def uses(folded: Engine, tmp_path: Path, clock: ManualClock) -> Uses:
-    return Uses(folded.store.catalogue, Notes(tmp_path / "uses.json"), clock)
+def uses(tmp_path: Path, clock: ManualClock) -> Uses:
+    return Uses(Notes(tmp_path / "uses.json"), clock)
 
 
 def count(uses: Uses, engine: Engine) -> float:
@@ -157,10 +159,26 @@ def test_a_full_disk_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_arrives_while_a_read_collects_is_awaited(folded: Engine, uses: Uses) -> None:
-    before = folded.store.state("bars_1d").files
-    with uses.reading("bars_1d"), uses.reading("unheard_of"):
-        read(folded, symbols=SYMBOLS[0], start="2026-11-09", end="2026-11-10")
-        assert [uses.is_awaited(file) for file in before] == [False]
-        assert [uses.is_awaited(file) for file in folded.store.state("bars_1d").files] == [False, True]
-    assert not any(uses.is_awaited(file) for file in folded.store.state("bars_1d").files)
+    before = folded.store.state("bars_1d")
+    ends = [uses.awaiting(before), uses.awaiting(before), uses.awaiting(folded.store.state("mine"))]
+    read(folded, symbols=SYMBOLS[0], start="2026-11-09", end="2026-11-10")
+    for end in ends:
+        assert [uses.is_awaited(file) for file in folded.store.state("bars_1d").files] == [False, end is not ends[2]]
+        end()
     assert not uses._reading
+
+
+def test_only_a_read_with_gaps_awaits_anything(folded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = Uses.awaiting
+
+    def noted(self: Uses, state: DatasetState) -> Callable[[], None]:
+        asked.append(state.dataset.name)
+        return real(self, state)
+
+    monkeypatch.setattr(Uses, "awaiting", noted)
+    read(folded, symbols=SYMBOLS, start="2026-11-02", end="2026-11-06")
+    assert asked == []
+    read(folded, symbols=SYMBOLS, start="2026-11-02", end="2026-11-09")
+    assert asked == ["bars_1d"]
+    assert not folded._uses._reading
