@@ -112,8 +112,10 @@ def file_row(file: StoredFile, seq: int) -> dict[str, object]:
 def load_states(connection: sa.Connection) -> tuple[dict[str, DatasetState], int]:
     """Return every dataset's picture and the last commit number, from the tables alone."""
     files_by: dict[str, list[StoredFile]] = defaultdict(list)
+    parsed: dict[str, tuple[str, ...]] = {}  # partitions of one universe have the same symbols: one tuple for all of them
     for row in connection.execute(sa.select(files).order_by(files.c.seq)).mappings():
-        symbols = tuple(intern(symbol) for symbol in json.loads(row["symbols"]))
+        if (symbols := parsed.get(row["symbols"])) is None:
+            symbols = parsed[row["symbols"]] = tuple(intern(symbol) for symbol in json.loads(row["symbols"]))
         files_by[row["dataset"]].append(StoredFile(**{**row, "symbols": symbols}))
     spans_by = _load_spans(connection)
     states, last = {}, 0
