@@ -7,6 +7,7 @@ while one is under way share the next transaction, and so its sync.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,9 @@ import sqlalchemy as sa
 
 from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
 from fletching_server import tables as t
+from fletching_server.failpoints import CatalogueConnection
 from fletching_server.snapshot import DatasetState
+from fletching_server.volume import volume_of
 
 FORMAT_VERSION: Final = 2
 
@@ -56,6 +59,7 @@ class _Pending:
     change: Change
     done: threading.Event = field(default_factory=threading.Event)
     seq: int = 0
+    sent: bool = False
     error: BaseException | None = None
 
 
@@ -64,6 +68,7 @@ class Catalogue:
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
         """Open the database at *path*; ``StoreError`` where there is none and *create* is False."""
+        self._volume = volume_of(path)
         self._engine = _connect(path, create=create)
         self._queue: list[_Pending] = []
         self._queue_lock = threading.Lock()
@@ -105,6 +110,7 @@ class Catalogue:
 
     def commit(self, change: Change) -> int:
         """Make *change* durable and visible, and return its commit number; shares a sync with others that wait."""
+        self._volume.check()
         pending = _Pending(change)
         with self._queue_lock:
             self._queue.append(pending)
@@ -124,8 +130,10 @@ class Catalogue:
         try:
             self._transact(batch)
         except Exception as error:  # noqa: BLE001  # one bad change must not fail the others of its batch
-            if len(batch) == 1:
-                batch[0].error = _explained(error)
+            if _failed_sync(error):
+                self._volume.distrust("syncing the catalogue failed")
+            if len(batch) == 1 or batch[0].sent:
+                self._tell(batch, error)
             else:
                 for pending in batch:
                     self._commit_batch([pending])
@@ -133,6 +141,16 @@ class Catalogue:
         finally:
             for pending in batch:
                 pending.done.set()
+
+    def _tell(self, batch: list[_Pending], error: Exception) -> None:
+        """Tell who waits, after what the database holds has been looked up: an error of COMMIT leaves open what became of it."""
+        if batch[0].sent:
+            try:
+                self.reload()
+            except (sa.exc.SQLAlchemyError, StoreError):
+                self._volume.distrust("the catalogue could not be read after a commit had failed")
+        for pending in batch:
+            pending.error = _explained(error)
 
     def _transact(self, batch: list[_Pending]) -> None:
         states, seq = dict(self._states), self._seq
@@ -145,6 +163,8 @@ class Catalogue:
                 states.pop(change.dataset, None)
                 if state is not None:
                     states[change.dataset] = replace(state, generation=seq)
+            for pending in batch:
+                pending.sent = True  # from here on an error does not mean that nothing was committed: no second try
         self._show(states, seq)
         for pending in batch:
             for listener in self._listeners:
@@ -168,7 +188,7 @@ class Catalogue:
 
 def _connect(path: Path, *, create: bool) -> sa.Engine:
     url = sa.URL.create("sqlite", database=str(path))  # not as text: a folder's name may hold any character
-    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False, "factory": CatalogueConnection})
 
     def prepare(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
@@ -204,6 +224,11 @@ def _explained(error: BaseException, doing: str = "the catalogue could not commi
     if isinstance(error, sa.exc.DatabaseError):
         return StoreError(f"{doing}: {error.orig}; run `fletching verify`")
     return error
+
+
+def _failed_sync(error: BaseException) -> bool:
+    original = getattr(error, "orig", None)
+    return getattr(original, "sqlite_errorcode", None) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}
 
 
 def _upgrade(connection: sa.Connection) -> None:

@@ -23,8 +23,10 @@ from fletching_schemas.errors import StoreError, StoreInUse, UnknownDataset
 from fletching_server import disk, parquet
 from fletching_server.calendars import day_number
 from fletching_server.catalogue import Catalogue, Change
+from fletching_server.failpoints import Purpose, Removal
 from fletching_server.image import Image
 from fletching_server.snapshot import DatasetState, FileKind, StoredFile
+from fletching_server.volume import mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +53,7 @@ class Store:
         self.root = root
         if root.exists() and not root.is_dir():
             raise StoreError(f"the store {root} is a file; name a folder")
+        mount(root)
         disk.make_folder(root)
         self._lock = _take(root)
         try:
@@ -136,6 +139,7 @@ class Store:
         period: str = "",
         bucket: int = 0,
         asked: FetchRequest | None = None,
+        purpose: Purpose | None = None,
     ) -> StoredFile:
         """Write *image*, which answers *asked* where it is a fill, as a new file, and return its record.
 
@@ -157,7 +161,7 @@ class Store:
         data = parquet.encode(dataset, image.table, facts)
         folder = "journal" if kind == "segment" else f"data/{dataset.name}/{period}"
         relative = f"{folder}/{dataset.name}-{period + '-' if period else ''}{bucket}-{file_id}.parquet"
-        disk.publish(self.root / relative, data, sync=sync)
+        found = disk.publish(self.root / relative, data, sync=sync, purpose=purpose or _purpose(kind, sync=sync))
         written = StoredFile(
             file_id,
             dataset.name,
@@ -165,7 +169,7 @@ class Store:
             period,
             bucket,
             relative,
-            disk.digest(data),
+            found,
             data.size,
             image.nbytes,
             image.table.num_rows,
@@ -181,7 +185,7 @@ class Store:
     def discard(self, file: StoredFile) -> None:
         """Remove a published *file* that no commit will mention."""
         self._trusted.pop(file.id, None)
-        disk.remove(self.root / file.path)
+        disk.remove(self.root / file.path, Removal.DISCARD)
 
     def commit(self, change: Change, retired: Iterable[StoredFile] = ()) -> int:
         """Make *change* durable and visible; files it retired leave the disk after their last reader.
@@ -218,7 +222,7 @@ class Store:
         """Remove the orphans, and return how many there were. For the start only: later they may be on their way in."""
         orphans = self.orphans()
         for path in orphans:
-            disk.remove(path)
+            disk.remove(path, Removal.SWEEP)
         return len(orphans)
 
     def set_aside(self, file: StoredFile) -> Path | None:
@@ -234,6 +238,12 @@ class Store:
         """Close the catalogue and give the folder back."""
         self.catalogue.close()
         self._lock.release()
+
+
+def _purpose(kind: FileKind, *, sync: bool) -> Purpose:
+    if kind == "partition":
+        return Purpose.FOLD
+    return Purpose.WRITE if sync else Purpose.FILL
 
 
 def _take(root: Path) -> disk.Lock:
