@@ -82,9 +82,14 @@ class Catalogue:
 
     def reload(self) -> None:
         """Read the picture from the database anew: at the start, and after a repair."""
-        with self._engine.connect() as connection:
-            _check_version(connection)
-            self._show(*t.load_states(connection))
+        try:
+            with self._engine.connect() as connection:
+                _check_version(connection)
+                states, seq = t.load_states(connection)
+        except sa.exc.DatabaseError as error:
+            raise _explained(error, "the catalogue cannot be read") from error
+        # Plans are kept by generation, and what the database tells is that of the definition: an old one must not come back.
+        self._show({name: replace(state, generation=seq) for name, state in states.items()}, seq)
 
     def _show(self, states: dict[str, DatasetState], seq: int) -> None:
         """Replace the picture, and let nobody believe meanwhile that it stays as it was."""

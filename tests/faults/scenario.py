@@ -139,8 +139,9 @@ class Scenario:
             self.say("done")
 
     def refused_append(self) -> None:
-        with suppress(InvalidRequest):
-            write(self.running, "mine", listed({"a 2": 99, "z 9": 99}), mode="append")
+        if held := self.held().get("mine"):
+            with suppress(InvalidRequest):
+                write(self.running, "mine", listed({**held, "z 9": 99}), mode="append")
 
     def call(self) -> None:
         self.clock.advance(seconds=1)
