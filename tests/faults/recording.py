@@ -111,6 +111,7 @@ class Workload:
         self.tables: dict[str, Rows] = {name: {} for name in TABLES}
         self.cells: dict[Cell, int] = {}
         self.version = 0
+        self.history_days = self.chance.choice([0.0, 7.0])
         self.engine: Engine
 
     def run(self, count: int) -> Recording:
@@ -118,10 +119,10 @@ class Workload:
         with ExitStack() as held:
             held.enter_context(self.recording.watching())
             self._tell()
-            self.engine = opened(self.recording.root, self.source)
+            self.engine = opened(self.recording.root, self.source, history_days=self.history_days)
             _checkpoint_often(self.engine)
             verbs: list[Callable[[], None]] = [self._fill] * 5 + [self._write] * 9 + [self._fold] * 4
-            verbs += [self._restate, self._delete, self._refuse, self._reopen]
+            verbs += [self._restate, self._delete, self._refuse, self._reopen, self._vacuum]
             for _ in range(count):
                 self.chance.choice(verbs)()
             self._close()
@@ -166,6 +167,9 @@ class Workload:
         if name in self.engine.names():
             self.engine.act(Action.COMPACT, {"dataset": name})
 
+    def _vacuum(self) -> None:
+        self.engine.act(Action.VACUUM, {"history_days": 0})
+
     def _delete(self) -> None:
         name = self.chance.choice(TABLES)
         if name in self.engine.names():
@@ -189,7 +193,7 @@ class Workload:
 
     def _reopen(self) -> None:
         self._close()
-        self.engine = opened(self.recording.root, self.source)
+        self.engine = opened(self.recording.root, self.source, history_days=self.history_days)
         _checkpoint_often(self.engine)
 
 

@@ -15,8 +15,8 @@ from tests.conftest import NOW, SYMBOLS, LibrarySource, TableSource, bars, expec
 
 from fletching_schemas import Action, FetchRequest, canonical
 from fletching_schemas.calls import CallRequest
-from fletching_schemas.errors import BadSourceData, Error, InvalidRequest, StoreUnwritable
-from fletching_server import Engine, open_engine
+from fletching_schemas.errors import BadSourceData, Error, StoreUnwritable
+from fletching_server import Engine, failpoints, open_engine
 from fletching_server.failpoints import Purpose, Removal
 from fletching_server.testing import ManualClock
 from fletching_server.volume import volume_of
@@ -77,7 +77,7 @@ class Scenario:
             lambda: self.fill(SYMBOLS[0], 0, 5),
             lambda: self.write("upsert", "mine", {"a 2": 1, "b 3": 2, "c 3": 3}),
             lambda: self.write("append", "mine", {"a 4": 4, "b 5": 5}),
-            self.refused_append,
+            self.fold_in_vain,
             self.call,
             self.call,  # the answer before this one goes
             self.refused_answer,
@@ -94,6 +94,7 @@ class Scenario:
             self.damage,
             lambda: self.delete("yours"),
             lambda: self.fold("bars_1d"),
+            self.vacuum,
             lambda: self.write("upsert", "mine", {"f 2": 10}),
             self.close,
         ]
@@ -138,10 +139,22 @@ class Scenario:
             self.running.act(Action.DELETE, {"dataset": name})
             self.say("done")
 
-    def refused_append(self) -> None:
-        if held := self.held().get("mine"):
-            with suppress(InvalidRequest):
-                write(self.running, "mine", listed({**held, "z 9": 99}), mode="append")
+    def fold_in_vain(self) -> None:
+        """Fold a table that is deleted meanwhile: its new file is for nobody."""
+        write(self.running, "fleeting", listed({"a 2": 1}), keys=["id", "day"])
+        deleted: list[str] = []
+
+        def delete(_name: str) -> None:
+            if not deleted:
+                deleted.append("fleeting")
+                self.running.act(Action.DELETE, {"dataset": "fleeting"})
+
+        with failpoints.doing("fold.rename", delete):
+            self.fold("fleeting")
+
+    def vacuum(self) -> None:
+        """Forget the past, so that its files leave."""
+        self.running.act(Action.VACUUM, {"history_days": 0})
 
     def call(self) -> None:
         self.clock.advance(seconds=1)
@@ -177,7 +190,7 @@ class Scenario:
 
     def held(self) -> Tables:
         """Return what the tables hold now."""
-        there = [name for name in self.running.names() if name != "bars_1d"]
+        there = [name for name in self.running.names() if name not in {"bars_1d", "fleeting"}]
         found = {
             name: {f"{row['id']} {row['day'].day}": row["x"] for row in read(self.running, name).to_pylist()} for name in there
         }

@@ -52,12 +52,13 @@ class Opener:
     """Opens states by the parts of an engine that recover, verify and read; it keeps what takes long to make."""
 
     def __init__(self) -> None:
-        self.calendars = Calendars(ManualClock(NOW), {})
+        self.clock = ManualClock(NOW)
+        self.calendars = Calendars(self.clock, {})
         self.cold = ColdTier(None, 64 << 20, 1)  # type: ignore[arg-type]  # it is given each store in turn
 
     def check(self, root: Path, told: Told) -> None:
         with ExitStack() as held:
-            store = Store(root)
+            store = Store(root, self.clock)
             held.callback(store.close)
             self.cold._store = store
             hot = HotTier(1 << 20, LruPolicy())
