@@ -94,6 +94,7 @@ class Catalogue:
         self._at = 0.0
         self._volume = volume_of(path)
         self._engine = _connect(path, create=create, now=self._clock.now().timestamp())
+        self._writing = self._engine.connect()  # one for all commits, which take turns: making one costs as much as using it
         self._commits = GroupCommit(self._commit_batch)
         self._states: dict[str, DatasetState] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -169,13 +170,15 @@ class Catalogue:
     def _transact(self, batch: list[_Pending]) -> None:
         states, seq = dict(self._states), self._seq
         at = max(self._at, self._clock.now().timestamp())  # a clock that goes back must not mix up the past
-        with self._engine.begin() as connection:
+        with self._writing.begin():
+            connection = self._writing
             for pending in batch:
                 seq += 1
                 pending.seq, change = seq, pending.change
                 state = change.amend(states.get(change.dataset), seq)
-                pending.gone = change.write(connection, Moment(seq, at, self.history_days))
-                connection.execute(t.commits.insert().values(seq=seq, dataset=change.dataset, at=at))
+                moment = Moment(seq, at, self.history_days, state.shape if state else 0)
+                pending.gone = change.write(connection, moment)
+                connection.execute(t.commits.insert(), {"seq": seq, "dataset": change.dataset, "at": at})
                 states.pop(change.dataset, None)
                 if state is not None:
                     states[change.dataset] = replace(state, generation=seq)
@@ -236,6 +239,7 @@ class Catalogue:
 
     def close(self) -> None:
         """Close the database; the write-ahead log is folded into it."""
+        self._writing.close()
         self._engine.dispose()
 
 

@@ -210,7 +210,8 @@ class Store:
             tuple(sorted(asked.symbols if asked else image.symbols)),
             asked=(Asked(*cells),) if cells else (),
         )
-        self._trusted[file_id] = self._footer(written)
+        length = int.from_bytes(memoryview(data)[-8:-4], "little") + 8
+        self._trusted[file_id] = disk.digest(memoryview(data)[-length:])
         return written
 
     def discard(self, file: StoredFile) -> None:
