@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -94,7 +95,7 @@ class Catalogue:
         self._at = 0.0
         self._volume = volume_of(path)
         self._engine = _connect(path, create=create, now=self._clock.now().timestamp())
-        self._writing = self._engine.connect()  # one for all commits, which take turns: making one costs as much as using it
+        self._writing: sa.Connection | None = None
         self._commits = GroupCommit(self._commit_batch)
         self._states: dict[str, DatasetState] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -170,8 +171,7 @@ class Catalogue:
     def _transact(self, batch: list[_Pending]) -> None:
         states, seq = dict(self._states), self._seq
         at = max(self._at, self._clock.now().timestamp())  # a clock that goes back must not mix up the past
-        with self._writing.begin():
-            connection = self._writing
+        with self._transaction() as connection:
             for pending in batch:
                 seq += 1
                 pending.seq, change = seq, pending.change
@@ -189,6 +189,20 @@ class Catalogue:
         for pending in batch:
             for listener in self._listeners:
                 listener(pending.change.dataset)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """Yield the connection of all commits, which take turns: making one costs as much as using it. A failure ends it."""
+        if self._writing is None:
+            self._writing = self._engine.connect()
+        try:
+            with self._writing.begin():
+                yield self._writing
+        except BaseException:
+            failed, self._writing = self._writing, None
+            with suppress(sa.exc.SQLAlchemyError):
+                failed.close()
+            raise
 
     def past(self, dataset: str, generation: int) -> DatasetState:
         """Return what *dataset* was at *generation*; ``HistoryGone`` where nobody knows any more."""
@@ -239,7 +253,8 @@ class Catalogue:
 
     def close(self) -> None:
         """Close the database; the write-ahead log is folded into it."""
-        self._writing.close()
+        if self._writing is not None:
+            self._writing.close()
         self._engine.dispose()
 
 
