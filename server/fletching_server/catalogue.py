@@ -204,26 +204,35 @@ class Catalogue:
                 failed.close()
             raise
 
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """Yield a connection for looking."""
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            raise _explained(error, "the catalogue cannot be read") from error
+
     def past(self, dataset: str, generation: int) -> DatasetState:
         """Return what *dataset* was at *generation*; ``HistoryGone`` where nobody knows any more."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return history.past(connection, dataset, generation)
 
     def generation_at(self, dataset: str, instant: float) -> int | None:
         """Return the generation of *dataset* at *instant* (seconds since 1970); None before the first that is recorded."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return history.generation_at(connection, dataset, instant)
 
     def written(self, keys: Sequence[str]) -> dict[str, Written]:
         """Return what the writes did that clients called by one of *keys*, as far as there were such."""
         if not keys:
             return {}
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return history.written(connection, keys)
 
     def cutoff(self, dataset: str, history_days: float | None = None) -> float:
         """Return the instant (seconds since 1970) before which the past of *dataset* is kept no longer."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             days = history.kept_days(connection, dataset, Moment(0, 0.0, self.history_days))
         return self._clock.now().timestamp() - _DAY_SECONDS * (days if history_days is None else history_days)
 
@@ -232,22 +241,22 @@ class Catalogue:
         query = sa.select(sa.func.sum(t.files.c.bytes))
         query = query if dataset is None else query.where(t.files.c.dataset == dataset)
         query = query.where(t.files.c.retired.is_not(None)) if retired else query
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return int(connection.execute(query).scalar() or 0)
 
     def paths(self) -> set[str]:
         """Return the paths of all files that the present or the past refers to."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return set(history.paths(connection))
 
     def rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
         """Return what *query* finds now: for the records, which nothing in memory holds."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def integrity(self) -> list[str]:
         """Return what SQLite itself finds wrong with the database."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             answers = connection.execute(sa.text("PRAGMA quick_check")).scalars().all()
         return [f"catalogue: {answer}" for answer in answers if answer != "ok"]
 
