@@ -15,6 +15,7 @@ import structlog
 
 from fletching_schemas.errors import StoreUnwritable
 from fletching_server import disk
+from fletching_server.failpoints import Purpose, Removal
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +48,7 @@ class Notes:
         """Write *facts* in place of what was there; a full disk is logged and no error."""
         try:
             for aside in self._path.parent.glob(f"{self._path.name}.*{disk.TEMPORARY}"):
-                disk.remove(aside)  # of a process that was killed while it wrote
-            disk.publish(self._path, json.dumps(facts, separators=(",", ":")).encode(), sync=False)
+                disk.remove(aside, Removal.SWEEP)  # of a process that was killed while it wrote
+            disk.publish(self._path, json.dumps(facts, separators=(",", ":")).encode(), sync=False, purpose=Purpose.NOTES)
         except StoreUnwritable as error:
             log.warning("notes cannot be written", file=str(self._path), why=str(error))

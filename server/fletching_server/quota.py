@@ -5,15 +5,16 @@ again stays, whatever it is worth: user tables, rows that the source has taken b
 configured here.
 
 A victim is a whole partition, and it leaves by one commit together with the coverage of its cells, so the next read of them
-fetches them again. Its bytes leave the disk after the last reader that has pinned them. The journal is folded first: no
-segment can leave before what it overrides has left.
+fetches them again. Its bytes leave the disk after the last reader that has pinned them. The past of fetched rows leaves
+first, then the journal is folded: no segment can leave before what it overrides has left.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from math import log2
 from typing import Any, Final
@@ -99,7 +100,6 @@ class Quota:
         self._store, self._hot, self._compaction, self._desk = store, hot, compaction, desk
         self._calendars, self._uses, self._clock, self._stats = calendars, uses, clock, stats
         self.most_bytes, self._low_bytes = int(settings.disk), int(settings.disk * settings.disk_low)
-        self.before: list[Callable[[], object]] = []  # what makes room at no price, and is tried first
         self._one_at_a_time = threading.Lock()
         self._stuck_bytes = 0
 
@@ -114,7 +114,7 @@ class Quota:
         with self._one_at_a_time:
             self._uses.weights(key_of(file) for state in self._sourced() for file in _partitions(state))  # new ones are seen
             if self._over():
-                for step in (self._spare, self._fold_journals, self._spare, self._evict, self._spare):
+                for step in (self._drop_past, self._fold_journals, self._drop_past, self._evict, self._drop_past):
                     step()
                     if self._store.disk_bytes() <= self._low_bytes:
                         break
@@ -123,9 +123,12 @@ class Quota:
     def _over(self) -> int:
         return max(0, self._store.disk_bytes() - self.most_bytes) if self.most_bytes else 0
 
-    def _spare(self) -> None:
-        for make_room in self.before:
-            make_room()
+    def _drop_past(self) -> None:
+        """Forget the past of what a source delivered: it costs nobody a call."""
+        for name in [state.dataset.name for state in self._sourced()]:
+            if self._store.catalogue.bytes(name, retired=True):
+                with suppress(LookupError):  # deleted just now
+                    self._store.vacuum(name, 0.0)
 
     def _fold_journals(self) -> None:
         for state in self._sourced():
@@ -153,7 +156,7 @@ class Quota:
             self._store.commit(Forget(dataset, symbols, days, calendar.adjacent, victim.files), retired=victim.files)
         except LookupError:  # folded, mended or deleted meanwhile
             return
-        self._hot.drop({file.id for file in victim.files})
+        self._hot.drop({file.key for file in victim.files})
         self._stats.add(evicted_files=len(victim.files), evicted_bytes=victim.bytes)
         log.info(
             "partition evicted from disk",
@@ -215,7 +218,7 @@ class Quota:
 
     def _told(self) -> str:
         size = ByteSize(self.most_bytes).human_readable(decimal=True, separator=" ").replace(".0 ", " ")
-        return f"the disk quota of {size} is exceeded by user tables, and by rows that no source could deliver again"
+        return f"the disk quota of {size} is exceeded by user tables, their past, and rows that no source could deliver again"
 
     def facts(self) -> dict[str, Any]:
         """Return the quota in bytes, and how much of what exceeds it may not leave."""

@@ -37,6 +37,7 @@ from fletching_server import Engine, open_engine
 from fletching_server.changes import Fill
 from fletching_server.quota import Candidate, refill_seconds, victims
 from fletching_server.snapshot import StoredFile
+from fletching_server.spans import EMPTY, FINAL
 from fletching_server.testing import ManualClock
 
 DAYS = weekdays(date(2026, 11, 2), date(2026, 11, 13))
@@ -130,6 +131,7 @@ def filled(open_store: Opener, source: TableSource, share: float, **more: Any) -
     engine = still(open_store(source))
     read(engine, symbols=SYMBOLS, start=FIRST, end=LAST)
     engine.act(Action.COMPACT, {"dataset": "bars_1d"})
+    engine.act(Action.VACUUM, {"history_days": 0})
     disk = int(size_of(engine) * share)
     source.requests.clear()
     return still(open_store.again(engine, source, disk=disk, **more))
@@ -286,16 +288,15 @@ def test_no_quota_is_none(open_store: Opener, by_day: TableSource) -> None:
     assert len(periods(engine)) == len(DAYS)
 
 
-def test_history_is_dropped_before_anything_else(
-    open_store: Opener, by_day: TableSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = filled(open_store, by_day, 0.9)
-    history = [size_of(engine)]
-    real = engine.store.disk_bytes
-    monkeypatch.setattr(engine.store, "disk_bytes", lambda: real() // 2 + sum(history))
-    engine.quota.before.append(history.clear)
+def test_the_past_of_fetched_rows_is_dropped_first(open_store: Opener, by_day: TableSource) -> None:
+    engine = filled(open_store, by_day, 1.3, disk_low=1.0)
+    read(engine, symbols=SYMBOLS, start=date(2026, 11, 16), end=date(2026, 11, 17))
+    engine.act(Action.COMPACT, {"dataset": "bars_1d"})
+    assert engine.store.disk_bytes() > engine.settings.disk
+    assert engine.store.history_bytes() > 0
     assert engine.quota.settle() == 0
-    assert len(periods(engine)) == len(DAYS)
+    assert engine.store.history_bytes() == 0
+    assert len(periods(engine)) == len(DAYS) + 2
 
 
 def test_a_fold_that_fails_does_not_keep_partitions_from_leaving(
@@ -435,13 +436,13 @@ class QuotaMachine(RuleBasedStateMachine):
         )  # fmt: skip
 
     def held_cells(self) -> set[tuple[str, date]]:
-        """Return the cells that coverage vouches for."""
+        """Return the cells that coverage vouches for, however late it is."""
         coverage, epoch = self.engine.store.state("bars_1d").coverage, date(1970, 1, 1).toordinal()
         return {
             (symbol, day)
             for symbol, spans in coverage.items()
             for day in DAYS
-            if any(span.first <= day.toordinal() - epoch <= span.last for span in spans)
+            if any(span.state in {FINAL, EMPTY} and span.first <= day.toordinal() - epoch <= span.last for span in spans)
         }
 
     @rule(chosen=names, days=ranges)
@@ -483,7 +484,7 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule()
     def settling(self) -> None:
         over = self.engine.quota.settle()
-        used, tables = self.engine.store.disk_bytes(), size_of(self.engine, "mine") if self.table else 0
+        used, tables = self.engine.store.disk_bytes(), self.engine.store.catalogue.bytes("mine")
         assert over == max(0, used - self.quota)
         assert used <= max(self.quota, tables)
         assert bool(self.engine.quota.warnings()) == bool(over)
