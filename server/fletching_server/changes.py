@@ -270,6 +270,44 @@ def _join_coverage(connection: sa.Connection, dataset: str, symbols: Sequence[st
 
 
 @dataclass(frozen=True)
+class Adopt:
+    """Make files that were found on disk part of a dataset, and believe what they tell of its cells.
+
+    The dataset is defined where it is not known; files of *older* ids have fewer or narrower columns than that.
+    """
+
+    definition: Dataset
+    source: str | None
+    files: tuple[StoredFile, ...]
+    facts: tuple[Fact, ...] = ()
+    older: frozenset[str] = frozenset()
+
+    @property
+    def dataset(self) -> str:
+        """The dataset that changes."""
+        return self.definition.name
+
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Record dataset, files and coverage."""
+        if connection.execute(sa.select(t.datasets.c.name).where(t.datasets.c.name == self.dataset)).first() is None:
+            Define(self.definition, self.source).write(connection, moment)
+        if self.files:
+            connection.execute(t.files.insert(), [t.file_row(self._adopted(file, moment.seq)) for file in self.files])
+        _insert_facts(connection, self.dataset, self.facts, moment.seq)
+        return ()
+
+    def _adopted(self, file: StoredFile, seq: int) -> StoredFile:
+        """Return *file* as part of the dataset; one of another shape is brought up to its columns as it is read."""
+        return replace(placed(file, seq, 0), shape=-1 if file.id in self.older else 0)
+
+    def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
+        """Return the picture with the files."""
+        known = state or DatasetState(self.definition, self.source)
+        coverage = _cover(dict(known.coverage), self.facts, lambda _last, _first: False)
+        return replace(known, files=(*known.files, *(self._adopted(file, seq) for file in self.files)), coverage=coverage)
+
+
+@dataclass(frozen=True)
 class Forget:
     """Drop coverage of some symbols (None: all) between two days, and files that cannot be trusted any more."""
 
