@@ -322,15 +322,22 @@ class Forget:
         history.lose(connection, self.dataset, self.removed, moment)
         c = t.coverage.c
         hit = [c.dataset == self.dataset, c.last_day >= self.days.first, c.first_day <= self.days.last]
-        if self.symbols is not None:
-            hit.append(c.symbol.in_(self.symbols))
-        rows = connection.execute(sa.select(t.coverage).where(*hit)).mappings().all()
-        for row in rows:
-            span = Span(row["first_day"], row["last_day"], row["state"], row["reason"], row["fetched_at"])
-            left = without((span,), self.days.first, self.days.last)
-            connection.execute(t.coverage.delete().where(c.id == row["id"]))
-            _insert_facts(connection, self.dataset, [Fact(row["symbol"], s, row["file"]) for s in left], row["seq"])
+        named = None if self.symbols is None else set(self.symbols)  # not in SQL: SQLite bounds the parameters of a statement
+        found = connection.execute(sa.select(t.coverage).where(*hit)).mappings()
+        rows = [row for row in found if named is None or row["symbol"] in named]
+        if rows:
+            connection.execute(t.coverage.delete().where(c.id == sa.bindparam("gone")), [{"gone": row["id"]} for row in rows])
+        left = [{**row, "first_day": span.first, "last_day": span.last} for row in rows for span in self._left(row)]
+        for row in left:
+            del row["id"]
+        if left:
+            connection.execute(t.coverage.insert(), left)
         return ()
+
+    def _left(self, row: sa.RowMapping) -> Spans:
+        """Return what is still known of a row of coverage."""
+        span = Span(row["first_day"], row["last_day"], row["state"], row["reason"], row["fetched_at"])
+        return without((span,), self.days.first, self.days.last)
 
     def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
         """Return the picture that knows nothing of those cells."""

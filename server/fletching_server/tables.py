@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import replace
+from functools import lru_cache
 from sys import intern
 from typing import Any
 
@@ -172,8 +173,13 @@ def file_row(file: StoredFile) -> dict[str, object]:
 def stored_file(row: sa.RowMapping, shape: int) -> StoredFile:
     """Return the file that ``file_row`` wrote, as it is read where its dataset has *shape*."""
     asked = tuple(Asked(first, last, symbols and tuple(symbols), rank) for first, last, symbols, rank in _list(row["asked"]))
-    symbols = tuple(intern(symbol) for symbol in json.loads(row["symbols"]))
-    return StoredFile(**{**row, "symbols": symbols, "asked": asked, "read_shape": shape})
+    return StoredFile(**{**row, "symbols": _symbols(row["symbols"]), "asked": asked, "read_shape": shape})
+
+
+@lru_cache(maxsize=64)
+def _symbols(raw: str) -> tuple[str, ...]:
+    """Return a file's symbols: partitions of one universe have the same ones, so they share a tuple."""
+    return tuple(intern(symbol) for symbol in json.loads(raw))
 
 
 def _list(raw: str | None) -> list[Any]:
