@@ -247,7 +247,7 @@ def _connect(path: Path, *, create: bool, now: float) -> sa.Engine:
     try:
         with engine.begin() as connection:
             _bring_up(connection, path, create=create, now=now)
-    except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+    except (sa.exc.DatabaseError, sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes broken names as they are
         engine.dispose()
         raise _explained(error, f"cannot open the catalogue {path}") from error
     except StoreError:
@@ -288,7 +288,7 @@ def _version(connection: sa.Connection) -> str:
 
 def _explained(error: BaseException, doing: str = "the catalogue could not commit") -> BaseException:
     cause = getattr(error, "orig", error)
-    if not isinstance(cause, sqlite3.DatabaseError):
+    if not isinstance(cause, (sqlite3.DatabaseError, UnicodeDecodeError)):
         return error
     if disk.refused(cause):
         return StoreUnwritable(f"{doing}: {cause}; check permissions and free room")
