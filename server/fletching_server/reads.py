@@ -244,6 +244,7 @@ class Reads:
             return prepared
         plan = self._resolved(request, state, now)
         lasting = request.symbols is not None or state.is_table  # else the source's list of symbols decides
+        lasting = lasting and request.as_of is None  # folds change which files a generation of the past is made of
         if lasting and not (plan.gaps or plan.due) and not _ages(plan, state, request):
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()

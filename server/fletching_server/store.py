@@ -135,13 +135,13 @@ class Store:
     def past(self, dataset: str, generation: int) -> DatasetState:
         """Return *dataset* as it was at *generation*; for looking only, its files may leave."""
         with self._pins_lock:
-            found = self._past.get((dataset, generation))
+            found, kept = self._past.get((dataset, generation)), self._past
         if found is None:
             found = self.catalogue.past(dataset, generation)
-            with self._pins_lock:
-                self._past[dataset, generation] = found
-                while len(self._past) > _PASTS:
-                    self._past.popitem(last=False)
+            with self._pins_lock:  # into those of then: files of it may have left since, and the others are of now
+                kept[dataset, generation] = found
+                while len(kept) > _PASTS:
+                    kept.popitem(last=False)
         return found
 
     def path(self, file: StoredFile) -> Path:
@@ -270,7 +270,7 @@ class Store:
         seq, gone = self.catalogue.commit(change)
         with self._pins_lock:
             if gone:
-                self._past.clear()
+                self._past = OrderedDict()
             self._retired[change.dataset] += [_Retired(self.root / file.path, seq) for file in (*gone, *retired)]
             leaving = self._leaving(change.dataset)
         for path in leaving:

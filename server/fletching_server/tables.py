@@ -23,6 +23,13 @@ meta = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
+sums = sa.Table(
+    "sums",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True, comment="of a table"),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False, comment="of the fingerprints of its rows"),
+)
 datasets = sa.Table(
     "datasets",
     metadata,
