@@ -81,8 +81,13 @@ class Settings(BaseSettings):
     call_cache: ByteSize = Field(
         ByteSize(1 << 30), description="What the answers of functions may take on disk; those used longest ago leave first."
     )
-    compact_segments: int = Field(16, ge=1, description="So many files in a dataset's journal are folded without waiting.")
-    compact_idle_seconds: float = Field(5.0, gt=0, description="After so long without a commit the journal is folded.")
+    compact_segments: int = Field(16, ge=1, description="So many files of a journal, next to each other, are merged at once.")
+    compact_idle_seconds: float = Field(
+        5.0, gt=0, description="After so long without a commit the journal is folded, if that is cheap, or merged."
+    )
+    compact_settle_seconds: float = Field(
+        3600.0, gt=0, description="After so long the journal is folded even so; it waits longer where that is dear."
+    )
     local_plane: bool = Field(
         True, description="Let processes of this host and user map what lies in memory, over a socket beside the port."
     )

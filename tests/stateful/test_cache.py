@@ -318,9 +318,7 @@ class CacheMachine(RuleBasedStateMachine):
         if hasattr(self, "engine") and not self.dirty:
             assert self.engine.verify() == []
             on_disk = {path for path in self.engine.store.root.rglob("*.parquet") if path.parent.name != "set-aside"}
-            assert on_disk == {
-                self.engine.store.root / file.path for state in self.engine.store.catalogue.states() for file in state.files
-            }
+            assert on_disk == {self.engine.store.root / path for path in self.engine.store.catalogue.paths()}
 
     def teardown(self) -> None:
         if hasattr(self, "engine"):
