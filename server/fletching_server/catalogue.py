@@ -7,6 +7,7 @@ while one is under way share the next transaction, and so its sync.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +20,11 @@ from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
 from fletching_server import history
 from fletching_server import tables as t
 from fletching_server.clock import Clock, SystemClock
+from fletching_server.failpoints import CatalogueConnection
 from fletching_server.group_commit import GroupCommit
 from fletching_server.history import Moment, Written
 from fletching_server.snapshot import DatasetState, StoredFile
+from fletching_server.volume import volume_of
 
 HISTORY_DAYS: Final = 7.0
 _DAY_SECONDS: Final = 86_400.0
@@ -72,6 +75,7 @@ class Committed(NamedTuple):
 class _Pending:
     change: Change
     seq: int = 0
+    sent: bool = False
     gone: Sequence[StoredFile] = ()
     error: BaseException | None = None
 
@@ -88,6 +92,7 @@ class Catalogue:
         """
         self._clock, self.history_days = clock or SystemClock(), history_days
         self._at = 0.0
+        self._volume = volume_of(path)
         self._engine = _connect(path, create=create, now=self._clock.now().timestamp())
         self._writing = self._engine.connect()  # one for all commits, which take turns: making one costs as much as using it
         self._commits = GroupCommit(self._commit_batch)
@@ -100,10 +105,13 @@ class Catalogue:
 
     def reload(self) -> None:
         """Read the picture from the database anew: at the start, and after a repair."""
-        with self._engine.connect() as connection:
-            _check_version(connection)
-            self._at = connection.execute(sa.select(sa.func.max(t.commits.c.at))).scalar() or 0.0
-            self._show(*t.load_states(connection))
+        try:
+            with self._engine.connect() as connection:
+                _check_version(connection)
+                self._at = connection.execute(sa.select(sa.func.max(t.commits.c.at))).scalar() or 0.0
+                self._show(*t.load_states(connection))
+        except sa.exc.DatabaseError as error:
+            raise _explained(error, "the catalogue cannot be read") from error
 
     def _show(self, states: dict[str, DatasetState], seq: int) -> None:
         """Replace the picture, and let nobody believe meanwhile that it stays as it was."""
@@ -129,6 +137,7 @@ class Catalogue:
 
     def commit(self, change: Change) -> Committed:
         """Make *change* durable and visible, and return what that did; shares a sync with others that wait."""
+        self._volume.check()
         pending = _Pending(change)
         self._commits.run(pending)
         if pending.error:
@@ -139,12 +148,24 @@ class Catalogue:
         try:
             self._transact(batch)
         except Exception as error:  # noqa: BLE001  # one bad change must not fail the others of its batch
-            if len(batch) == 1:
-                batch[0].error = _explained(error)
+            if _failed_sync(error):
+                self._volume.distrust("syncing the catalogue failed")
+            if len(batch) == 1 or batch[0].sent:
+                self._tell(batch, error)
             else:
                 for pending in batch:
                     self._commit_batch([pending])
                 return
+
+    def _tell(self, batch: list[_Pending], error: Exception) -> None:
+        """Tell who waits, after what the database holds has been looked up: an error of COMMIT leaves open what became of it."""
+        if batch[0].sent:
+            try:
+                self.reload()
+            except (sa.exc.SQLAlchemyError, StoreError):
+                self._volume.distrust("the catalogue could not be read after a commit had failed")
+        for pending in batch:
+            pending.error = _explained(error)
 
     def _transact(self, batch: list[_Pending]) -> None:
         states, seq = dict(self._states), self._seq
@@ -161,6 +182,8 @@ class Catalogue:
                 states.pop(change.dataset, None)
                 if state is not None:
                     states[change.dataset] = replace(state, generation=seq)
+            for pending in batch:
+                pending.sent = True  # from here on an error does not mean that nothing was committed: no second try
         self._at = at
         self._show(states, seq)
         for pending in batch:
@@ -238,7 +261,7 @@ class Catalogue:
 
 def _connect(path: Path, *, create: bool, now: float) -> sa.Engine:
     url = sa.URL.create("sqlite", database=str(path))  # not as text: a folder's name may hold any character
-    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False, "factory": CatalogueConnection})
 
     def prepare(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
@@ -274,6 +297,11 @@ def _explained(error: BaseException, doing: str = "the catalogue could not commi
     if isinstance(error, sa.exc.DatabaseError):
         return StoreError(f"{doing}: {error.orig}; run `fletching verify`")
     return error
+
+
+def _failed_sync(error: BaseException) -> bool:
+    original = getattr(error, "orig", None)
+    return getattr(original, "sqlite_errorcode", None) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}
 
 
 def _upgrade(connection: sa.Connection, now: float) -> None:

@@ -25,8 +25,10 @@ from fletching_server.calendars import day_number
 from fletching_server.catalogue import HISTORY_DAYS, Catalogue, Change
 from fletching_server.changes import Expire
 from fletching_server.clock import Clock
+from fletching_server.failpoints import Purpose, Removal
 from fletching_server.image import Image
 from fletching_server.snapshot import Asked, DatasetState, FileKind, StoredFile
+from fletching_server.volume import mount
 
 _PASTS = 32  # pictures of the past that are kept for whoever reads them again
 
@@ -55,6 +57,7 @@ class Store:
         self.root = root
         if root.exists() and not root.is_dir():
             raise StoreError(f"the store {root} is a file; name a folder")
+        mount(root)
         disk.make_folder(root)
         self._lock = _take(root)
         try:
@@ -100,7 +103,7 @@ class Store:
                 del pins[generation]
             leaving = self._leaving(dataset)
         for path in leaving:
-            disk.remove(path)
+            disk.let_go(path, Removal.RETIRE)
 
     @contextmanager
     def pinned_past(self, dataset: str, generation: int) -> Iterator[DatasetState]:
@@ -168,6 +171,7 @@ class Store:
         period: str = "",
         bucket: int = 0,
         asked: FetchRequest | None = None,
+        purpose: Purpose | None = None,
     ) -> StoredFile:
         """Write *image*, which answers *asked* where it is a fill, as a new file, and return its record.
 
@@ -189,7 +193,7 @@ class Store:
         data = parquet.encode(dataset, image.table, facts)
         folder = "journal" if kind == "segment" else f"data/{dataset.name}/{period}"
         relative = f"{folder}/{dataset.name}-{period + '-' if period else ''}{bucket}-{file_id}.parquet"
-        disk.publish(self.root / relative, data, sync=sync)
+        found = disk.publish(self.root / relative, data, sync=sync, purpose=purpose or _purpose(kind, sync=sync))
         written = StoredFile(
             file_id,
             dataset.name,
@@ -197,7 +201,7 @@ class Store:
             period,
             bucket,
             relative,
-            disk.digest(data),
+            found,
             data.size,
             image.nbytes,
             image.table.num_rows,
@@ -213,7 +217,7 @@ class Store:
     def discard(self, file: StoredFile) -> None:
         """Remove a published *file* that no commit will mention."""
         self._trusted.pop(file.id, None)
-        disk.remove(self.root / file.path)
+        disk.let_go(self.root / file.path, Removal.DISCARD)
 
     def commit(self, change: Change, retired: Iterable[StoredFile] = ()) -> int:
         """Make *change* durable and visible; *retired* files, and what the past needs no more, leave after their last reader.
@@ -228,7 +232,7 @@ class Store:
             self._retired[change.dataset] += [_Retired(self.root / file.path, seq) for file in (*gone, *retired)]
             leaving = self._leaving(change.dataset)
         for path in leaving:
-            disk.remove(path)
+            disk.let_go(path, Removal.RETIRE)
         return seq
 
     def _leaving(self, dataset: str) -> list[Path]:
@@ -252,7 +256,7 @@ class Store:
         """Remove the orphans, and return how many there were. For the start only: later they may be on their way in."""
         orphans = self.orphans()
         for path in orphans:
-            disk.remove(path)
+            disk.let_go(path, Removal.SWEEP)
         return len(orphans)
 
     def set_aside(self, file: StoredFile) -> Path | None:
@@ -278,6 +282,12 @@ class Store:
         """Close the catalogue and give the folder back."""
         self.catalogue.close()
         self._lock.release()
+
+
+def _purpose(kind: FileKind, *, sync: bool) -> Purpose:
+    if kind == "partition":
+        return Purpose.FOLD
+    return Purpose.WRITE if sync else Purpose.FILL
 
 
 def _take(root: Path) -> disk.Lock:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,12 +15,12 @@ import pyarrow as pa
 
 from fletching_schemas import Dataset, WriteRequest, WriteResult
 from fletching_schemas.errors import CorruptFile, Error, InternalError, InvalidRequest, StoreError, copy_of
-from fletching_server import disk
 from fletching_server.admission import check_unique, conform, key_frame, strictly_ascends
 from fletching_server.changes import Write, WriteKey
 from fletching_server.cold import ColdTier
 from fletching_server.desk import Desk
 from fletching_server.evolution import matching, new_dataset
+from fletching_server.fingerprint import fingerprint
 from fletching_server.group_commit import GroupCommit
 from fletching_server.history import Written
 from fletching_server.hot import HotTier
@@ -52,6 +51,7 @@ class _Entry:
 
     request: WriteRequest
     rows: pa.Table
+    digest: str
     told: WriteResult | BaseException | None = None
 
     @property
@@ -76,7 +76,8 @@ class Writes:
         """
         check_types(rows)
         self._check_writable(request.table, self._store.catalogue.state(request.table))
-        entry = _Entry(request, _in_utc(rows))
+        rows = rows.combine_chunks()
+        entry = _Entry(request, _in_utc(rows), fingerprint(rows, request.table, request.mode))
         with self._lock:
             line = self._lines.setdefault(request.table, GroupCommit(self._settle, _together))
         line.run(entry)
@@ -96,10 +97,8 @@ class Writes:
     def _settle(self, group: list[_Entry]) -> None:
         """Store *group*, and tell each of its writers what became of it."""
         try:
-            digests = _digests(group)
-            left = self._unrepeated(group, digests)
-            if left:
-                self._store_all(left, [digests[entry] for entry in left])
+            if left := self._unrepeated(group):
+                self._store_all(left)
         except InvalidRequest as error:
             if len(group) == 1:
                 _fail(group, error)
@@ -110,18 +109,18 @@ class Writes:
         except BaseException as error:  # noqa: BLE001  # each writer gets it
             _fail(group, error)
 
-    def _unrepeated(self, group: list[_Entry], digests: Mapping[_Entry, str]) -> list[_Entry]:
+    def _unrepeated(self, group: list[_Entry]) -> list[_Entry]:
         """Return the writes of *group* that have not happened yet; the others are told what they did."""
         done = self._store.catalogue.written([entry.request.key for entry in group if entry.request.key is not None])
         for entry in group if done else ():
             if (held := done.get(entry.request.key or "")) is not None:
-                _repeat(entry, digests[entry], held)
+                _repeat(entry, held)
         return [entry for entry in group if entry.told is None]
 
-    def _store_all(self, group: list[_Entry], digests: list[str]) -> None:
+    def _store_all(self, group: list[_Entry]) -> None:
         """Store *group* as one segment, on the table as it is: nobody else writes meanwhile, but folds and deletions happen."""
         request, rows = group[0].request, pa.concat_tables([entry.rows for entry in group])
-        keys = tuple(WriteKey(e.request.key or "", d, len(e.rows)) for e, d in zip(group, digests, strict=True) if e.request.key)
+        keys = tuple(WriteKey(e.request.key, e.digest, len(e.rows)) for e in group if e.request.key is not None)
         for _ in range(_TRIES):
             with self._pinned(request.table) as state:
                 self._check_writable(request.table, state)
@@ -227,10 +226,10 @@ def _fail(group: list[_Entry], error: BaseException) -> None:
             entry.told = copy_of(error) if isinstance(error, Error) else error
 
 
-def _repeat(entry: _Entry, digest: str, held: Written) -> None:
+def _repeat(entry: _Entry, held: Written) -> None:
     """Tell the writer what the same write did before, or that its key stands for another one."""
     request = entry.request
-    if (held.dataset, held.digest) == (request.table, digest):
+    if (held.dataset, held.digest) == (request.table, entry.digest):
         entry.told = WriteResult(held.dataset, held.rows, held.created, held.seq)
         return
     entry.told = InvalidRequest(
@@ -255,19 +254,6 @@ def _prepared(request: WriteRequest, dataset: Dataset, rows: pa.Table) -> Image:
         return build_image(dataset, table)
     except ValueError as error:
         raise InvalidRequest(f"{what}: {error}; {dataset.session} must not go back while {dataset.time} goes on") from error
-
-
-def _digests(group: Sequence[_Entry]) -> dict[_Entry, str]:
-    """Return what the key of each write stands for: table, mode and rows, however these are divided into chunks."""
-    frame = pl.DataFrame(pl.from_arrow(pa.concat_tables([entry.rows for entry in group])))
-    numbers = frame.hash_rows(seed=0).to_numpy()
-    found, first = {}, 0
-    for entry in group:
-        last = first + len(entry.rows)
-        told = [entry.request.table, entry.request.mode, *entry.rows.schema.names]
-        found[entry] = disk.digest(json.dumps(told).encode() + numbers[first:last].tobytes())
-        first = last
-    return found
 
 
 def _in_utc(rows: pa.Table) -> pa.Table:
