@@ -215,6 +215,8 @@ class Opener:
             "threads": 1,
             "compact_idle_seconds": 3600,
             "compact_segments": 10_000,
+            "compact_settle_seconds": 1e9,
+            "vacuum_seconds": 1e9,
         }
         engine = open_engine(self.root / store, sources, clock=self.clock, **{**chosen, **settings})
         self._opened.append(engine)

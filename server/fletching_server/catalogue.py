@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -190,6 +191,14 @@ class Catalogue:
             for listener in self._listeners:
                 listener(pending.change.dataset)
 
+    @contextmanager
+    def _looking(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            raise _explained(error, "the catalogue cannot be read") from error
+
     def past(self, dataset: str, generation: int) -> DatasetState:
         """Return what *dataset* was at *generation*; ``HistoryGone`` where nobody knows any more."""
         with self._engine.connect() as connection:
@@ -215,18 +224,18 @@ class Catalogue:
 
     def kept_since(self, dataset: str) -> int | None:
         """Return the first generation of *dataset* that can still be read as of; None where its past is not kept."""
-        with self._engine.connect() as connection:
+        with self._looking() as connection:
             return history.kept_since(connection, dataset, Moment(0, 0.0, self.history_days))
 
     def committed_at(self, seq: int) -> float:
         """Return when commit *seq* was made (seconds since 1970); minus infinity where that is forgotten, so long ago it was."""
-        with self._engine.connect() as connection:
+        with self._looking() as connection:
             found = connection.execute(sa.select(t.commits.c.at).where(t.commits.c.seq == seq)).scalar()
         return float("-inf") if found is None else float(found)
 
     def is_due(self, dataset: str) -> bool:
         """Return whether the past of *dataset* has grown older than it is kept."""
-        with self._engine.connect() as connection:
+        with self._looking() as connection:
             return history.is_due(connection, dataset, self.cutoff(dataset))
 
     def bytes(self, dataset: str | None = None, *, retired: bool = False) -> int:

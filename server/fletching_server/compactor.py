@@ -1,4 +1,4 @@
-"""The thread that keeps all journals short, and forgets once an hour what is older than the past is kept."""
+"""The thread that keeps all journals short, and forgets from time to time what is older than the past is kept."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fletching_server.compaction import Compaction
 from fletching_server.store import Store
 from fletching_server.tiers import segments_of
 
-LOOK_SECONDS: Final = 60.0  # so often it looks whether an hour has passed, where nothing else happens
-VACUUM_SECONDS: Final = 3600.0
-RETRY_SECONDS: Final = 60.0  # after a failure; twice that after the next, up to an hour
+LOOK_SECONDS: Final = 60.0  # so often it looks at the clock where nothing else happens
+RETRY_SECONDS: Final = 60.0  # after a failure; twice that after the next, and so on
+MOST_RETRY_SECONDS: Final = 3600.0
 
 log = structlog.get_logger(__name__)
 
@@ -23,13 +23,14 @@ log = structlog.get_logger(__name__)
 class Compactor:
     """One background thread. What is urgent it does after the commit that makes it so, all else in a quiet moment."""
 
-    def __init__(self, store: Store, compaction: Compaction, clock: Clock, idle_seconds: float) -> None:
-        self._store, self._compaction, self._clock, self._idle_seconds = store, compaction, clock, idle_seconds
+    def __init__(self, store: Store, compaction: Compaction, clock: Clock, idle_seconds: float, vacuum_seconds: float) -> None:
+        self._store, self._compaction, self._clock = store, compaction, clock
+        self._idle_seconds, self._vacuum_seconds = idle_seconds, vacuum_seconds
         self._commits: set[str] = set()
         # Journals that an earlier process left are looked at in the first quiet moment.
         self._waiting = {state.dataset.name for state in store.catalogue.states() if segments_of(state)}
         self._troubles: dict[str, tuple[int, float]] = {}  # how often in a row it failed, and when it is tried again
-        self._vacuum_at = clock.monotonic() + VACUUM_SECONDS
+        self._vacuum_at = clock.monotonic() + vacuum_seconds
         self._vacuumed = False
         self._woken = threading.Condition()
         self._closing = False
@@ -75,16 +76,16 @@ class Compactor:
 
     def _failed(self, dataset: str, failures: int, error: Exception) -> None:
         """Tell of the first failure in a row, and wait longer after each."""
-        pause = min(RETRY_SECONDS * 2**failures, VACUUM_SECONDS)
+        pause = min(RETRY_SECONDS * 2**failures, MOST_RETRY_SECONDS)
         self._troubles[dataset] = (failures + 1, self._clock.monotonic() + pause)
         if not failures and not self._closing:
             log.error("compaction failed; it is tried again after a while", dataset=dataset, error=str(error), exc_info=error)
 
     def _vacuum(self, *, quiet: bool) -> None:
-        """Forget what is older than the past is kept: in the first quiet moment, and then once an hour."""
+        """Forget what is older than the past is kept: in the first quiet moment, and then as often as was said."""
         if self._clock.monotonic() < self._vacuum_at and (self._vacuumed or not quiet):
             return
-        self._vacuumed, self._vacuum_at = True, self._clock.monotonic() + VACUUM_SECONDS
+        self._vacuumed, self._vacuum_at = True, self._clock.monotonic() + self._vacuum_seconds
         for state in self._store.catalogue.states():
             name = state.dataset.name
             try:
@@ -93,7 +94,7 @@ class Compactor:
             except LookupError:
                 pass  # deleted meanwhile
             except Exception:
-                log.exception("forgetting the past failed; it is tried again in an hour", dataset=name)
+                log.exception("forgetting the past failed; it is tried again the next time", dataset=name)
 
     def close(self) -> None:
         """Stop after the step under way."""

@@ -118,7 +118,8 @@ class Engine:
         self._compaction = Compaction(store, hot, gathering, repairs, calendars, clock, stats, rules)
         self._records = Records(store, calendars)
         self._inspection = Inspection(store, hot, self._reads, desk, calendars, clock, stats)
-        opened.callback(Compactor(store, self._compaction, clock, settings.compact_idle_seconds).close)
+        compactor = Compactor(store, self._compaction, clock, settings.compact_idle_seconds, settings.vacuum_seconds)
+        opened.callback(compactor.close)
 
     def _recover(self, repairs: Repairs) -> None:
         orphans, dropped = self.store.sweep(), repairs.at_start()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fletching_schemas import Dataset
+from fletching_server.failpoints import Purpose
 from fletching_server.gathering import Gathering
 from fletching_server.image import Image, build_image
 from fletching_server.pieces import merge_tables
@@ -30,7 +31,7 @@ class Merging:
         asked = asked_cells(run)
         tables = [standing(dataset, self._gathering.whole(dataset, file), file.rank, asked).table for file in run]
         image = build_image(dataset, merge_tables(dataset, tables))
-        segment = self._store.publish(dataset, image, "segment", sync=True)
+        segment = self._store.publish(dataset, image, "segment", sync=True, purpose=Purpose.MERGE)
         symbols = tuple(sorted({symbol for file in run for symbol in file.symbols}))
         tells = kept_since is not None and only_add(run, kept_since)
         cells = _with_ranks(run, kept_since or 0) if tells else _joined(run)

@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     history_days: float = Field(
         7.0, ge=0, description="How long the past of a dataset is kept, so that `as_of` can read it; 0: not at all."
     )
+    vacuum_seconds: float = Field(3600.0, gt=0, description="How often what is older than `history_days` leaves the disk.")
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
     max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
     streams_per_principal: int = Field(64, ge=1, description="Answers that one client connection may have under way at a time.")
