@@ -59,7 +59,7 @@ class CompactionMachine(RuleBasedStateMachine):
     )
     def begin(self, buckets: int, period: Any, memory: str, history_days: float) -> None:
         self.folder, self.clock = Path(tempfile.mkdtemp(prefix="fletching-")), ManualClock(NOW)
-        self.chosen = {"memory": memory, "history_days": history_days}
+        self.chosen: dict[str, Any] = {"memory": memory, "history_days": history_days}
         self.forgets = history_days == 0
         self.source = TableSource(canonical("bars_1d", calendar="XSHG", buckets=buckets, period=period), {})
         self.version = 0
@@ -69,7 +69,12 @@ class CompactionMachine(RuleBasedStateMachine):
         self.users_write({(NAMES[0], SESSIONS[0])})
 
     def opened(self) -> Engine:
-        waiting = {"compact_segments": 10_000, "compact_idle_seconds": 3600, "compact_settle_seconds": 1e9, "vacuum_seconds": 1e9}
+        waiting: dict[str, Any] = {
+            "compact_segments": 10_000,
+            "compact_idle_seconds": 3600,
+            "compact_settle_seconds": 1e9,
+            "vacuum_seconds": 1e9,
+        }
         return open_engine(
             self.folder / "store", [self.source], self.clock, query_memory="64MiB", threads=1, **self.chosen, **waiting
         )
