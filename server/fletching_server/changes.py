@@ -229,7 +229,7 @@ class Swap:
 
     ``folded_through`` is a rank: the coverage that rested on segments up to it rests on no file from now on, and its rows are
     joined, so that they do not accumulate; all these segments are in partitions now, or, with *merged*, in a larger segment.
-    ``LookupError`` where the world has moved on.
+    ``LookupError`` where the world has moved on: with *shape* also where the columns are other ones by now.
     """
 
     dataset: str
@@ -238,10 +238,14 @@ class Swap:
     adjacent: Adjacent
     folded_through: int
     merged: bool = False
+    shape: int | None = None
 
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Exchange the rows of the files, and join those of the coverage."""
-        gone = history.retire(connection, self.dataset, self.removed, moment)
+        if self.merged and self.added[0].tells_ranks:
+            gone = history.replace_by(connection, self.added[0], self.removed)
+        else:
+            gone = history.retire(connection, self.dataset, self.removed, moment)
         _insert_files(connection, self.added, moment)
         if not self.merged:
             gone += history.folded(connection, self.dataset, self.folded_through, moment)
@@ -253,6 +257,8 @@ class Swap:
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
         """Return the picture with the new file list; what was known stays known."""
         known, gone = _known(state, self.dataset), {file.id for file in self.removed}
+        if self.shape not in {None, known.shape}:
+            raise LookupError(f"{self.dataset} has other columns by now")
         kept = tuple(file for file in known.files if file.id not in gone)
         return replace(known, files=(*kept, *(placed(file, seq, known.shape) for file in self.added)))
 

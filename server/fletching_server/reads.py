@@ -237,6 +237,8 @@ class Reads:
 
     def _plan(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
         """Return the plan of *request*; one that only a commit, an opening or a settlement can change is kept for next time."""
+        if request.as_of is not None:
+            return self._resolved(request, state, now)  # the same past is made of other files after a fold
         calendar = self._calendars.get(state.dataset.calendar)
         present = present_session(state.dataset, calendar, now)
         key = (request, state.generation, present, calendar.settled_through(now))

@@ -249,12 +249,12 @@ class Store:
         before = sorted(folder.glob(f"{name}-*.json"))
         disk.publish(folder / f"{name}-{new_id()}.json", json.dumps(document).encode(), sync=True, purpose=Purpose.MANIFEST)
         for old in before[:-1]:
-            disk.remove(old, Removal.RETIRE)
+            disk.let_go(old, Removal.RETIRE)
 
     def undeclare(self, dataset: str) -> None:
         """Remove the lists of partitions of a *dataset* that has been deleted."""
         for old in (self.root / MANIFESTS).glob(f"{dataset}-*.json"):
-            disk.remove(old, Removal.RETIRE)
+            disk.let_go(old, Removal.RETIRE)
 
     def discard(self, file: StoredFile) -> None:
         """Remove a published *file* that no commit will mention."""

@@ -98,7 +98,7 @@ files = sa.Table(
     sa.Column("rank", sa.Integer, comment="which of two files wins where keys collide: the higher"),
     sa.Column("asked", sa.Text, comment="JSON list of (first, last, symbols or null, rank): cells that fills asked for"),
     sa.Column("shape", sa.Integer, comment="shape of the dataset when it was written"),
-    sa.Column("since", sa.Integer, comment="the first commit whose rows it has; 0: its own"),
+    sa.Column("since", sa.Integer, comment="the lowest rank of the files it was merged from; 0: it was not"),
     sa.Column("through", sa.Text, comment="the id of the last file that went into it; empty: its own"),
     sa.Column("retired", sa.Integer, index=True, comment="the commit since which only the past refers to it; null: none"),
 )
@@ -173,7 +173,7 @@ ADDED_FACTS = [
 
 def file_row(file: StoredFile) -> dict[str, object]:
     """Return *file* as a row of ``files``."""
-    row = {name: getattr(file, name) for name in file.__dataclass_fields__ if name != "read_shape"}
+    row = {name: getattr(file, name) for name in file.__dataclass_fields__ if name not in {"read_shape", "hidden"}}
     return {**row, "symbols": json.dumps(file.symbols), "asked": json.dumps(file.asked) if file.asked else None}
 
 

@@ -199,7 +199,14 @@ class Workload:
 
 def opened(root: Path, source: TableSource, **settings: Any) -> Engine:
     """Return an engine that does nothing in the background."""
-    chosen = {"memory": "8MiB", "query_memory": "64MiB", "threads": 1, "compact_idle_seconds": 3600, "compact_segments": 10_000}
+    chosen = {
+        "memory": "8MiB",
+        "query_memory": "64MiB",
+        "threads": 1,
+        "compact_idle_seconds": 3600,
+        "compact_segments": 10_000,
+        "compact_settle_seconds": 1e9,
+    }
     return open_engine(root, [source], clock=ManualClock(NOW), **{**chosen, **settings})
 
 

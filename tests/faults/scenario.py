@@ -116,7 +116,7 @@ class Scenario:
 
     def open(self) -> None:
         settings: dict[str, Any] = {"memory": "8MiB", "query_memory": "64MiB", "threads": 1}
-        settings |= {"compact_idle_seconds": 3600, "compact_segments": 10_000}
+        settings |= {"compact_idle_seconds": 3600, "compact_segments": 10_000, "compact_settle_seconds": 1e9}
         self.engine = open_engine(self.root, [self.source, self.library], clock=self.clock, **settings)
 
     def close(self) -> None:
