@@ -25,9 +25,9 @@ from fletching_server.failpoints import Purpose, Removal
 from fletching_server.volume import Volume, volume_of
 
 TEMPORARY: Final = ".tmp"
-log = structlog.get_logger(__name__)
-
 BUFFER_BYTES: Final = 256 << 10  # a Parquet writer hands over many small pieces
+
+log = structlog.get_logger(__name__)
 
 
 def digest(data: bytes | pa.Buffer | memoryview) -> str:

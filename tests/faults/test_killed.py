@@ -58,7 +58,8 @@ class Told:
 
 def run_and_kill(store: Path, seed: int, chance: random.Random, told: Told) -> None:
     """Start a process, let it work for a random while, and kill it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    packages = [ROOT, *(ROOT / folder for folder in ("schemas", "client", "server"))]  # of this tree, whatever is installed
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, packages))}
     command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(store), str(seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as worker:
         assert worker.stdout is not None
