@@ -52,6 +52,7 @@ class Opener:
     """Opens states by the parts of an engine that recover, verify and read; it keeps what takes long to make."""
 
     def __init__(self) -> None:
+        self.chance = random.Random(1)
         self.clock = ManualClock(NOW)
         self.calendars = Calendars(self.clock, {})
         self.cold = ColdTier(None, 64 << 20, 1)  # type: ignore[arg-type]  # it is given each store in turn
@@ -68,6 +69,7 @@ class Opener:
             gathering = Gathering(hot, self.cold)
             self._check_tables(store, gathering, told)
             self._check_cells(store, gathering, told)
+            self._check_past(store, gathering, told)
 
     def _check_tables(self, store: Store, gathering: Gathering, told: Told) -> None:
         held = dict.fromkeys(TABLES, ())
@@ -76,6 +78,14 @@ class Opener:
                 with store.pinned(name) as state:
                     held[name] = gathering.rows(state, state.symbols, EVER).to_pylist()
         check_tables(held, told)
+
+    def _check_past(self, store: Store, gathering: Gathering, told: Told) -> None:
+        for name, generation in self.chance.sample(sorted(told.past), min(2, len(told.past))):
+            with store.pinned_past(name, generation) as state:
+                rows = gathering.rows(state, state.symbols, EVER).to_pylist()
+            assert {(row["id"], row["day"]): row["x"] for row in rows} == told.past[name, generation], (
+                f"{name} as of {generation}"
+            )
 
     def _check_cells(self, store: Store, gathering: Gathering, told: Told) -> None:
         if store.catalogue.state("bars_1d") is None:
@@ -114,7 +124,7 @@ def check_by_engine(root: Path, told: Told) -> None:
         write(engine, "more", [{"id": "a", "day": DAYS[0], "x": 1}], keys=["id", "day"])
         rows = read(engine, symbols=SYMBOLS, start=DAYS[0], end=DAYS[-1]).to_pylist()
         assert len(rows) == len(SYMBOLS) * len(DAYS)
-        fetched = Told({}, told.cells, fetching=max(versions))
+        fetched = Told({}, told.cells, {}, fetching=max(versions))
         for row in rows:
             check_cell(row, row["symbol"], row["trading_date"], fetched)
         assert read(engine, "more").num_rows == 1
