@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import NOW, SYMBOLS, TableSource, bar, bars, read, write
-from tests.faults.power import lay_out, shared_memory, states
+from tests.faults.power import State, lay_out, shared_memory, states
 from tests.faults.recording import DAYS, TABLES, Recording, Told, Workload, daily_bars, opened
 
 from fletching_server.almanac import Calendars
@@ -131,10 +131,12 @@ def check_by_engine(root: Path, told: Told) -> None:
         assert engine.verify() == []
 
 
-def enumerated(recording: Recording, chance: random.Random, count: int) -> list[Any]:
+def enumerated(recording: Recording, seed: int, count: int) -> Iterator[State]:
+    """Yield *count* states, spread over all steps; they are made twice, as all of them together would not fit in memory."""
     per_step = -(-count * 2 // len(recording.steps))
-    found = list(states(recording, chance, per_step))
-    return sorted(chance.sample(found, min(count, len(found))), key=lambda state: state[0])
+    total = sum(1 for _ in states(recording, random.Random(seed), per_step))
+    chosen = {*random.Random(seed).sample(range(total), count)}
+    return (state for place, state in enumerate(states(recording, random.Random(seed), per_step)) if place in chosen)
 
 
 def _short(step: Any) -> str:
@@ -147,9 +149,7 @@ def test_after_any_power_failure_nothing_acknowledged_is_lost_and_nothing_wrong_
     seed = SEED + number
     recording = Workload(folder / "recorded", seed).run(VERBS)
     opener = Opener()
-    chosen = enumerated(recording, random.Random(seed), STATES)
-    assert len(chosen) == STATES
-    for count, (point, found) in enumerate(chosen):
+    for count, (point, found) in enumerate(enumerated(recording, seed, STATES)):
         root = folder / "state"
         lay_out(found, recording.root, root)
         check = check_by_engine if count % WHOLE_ENGINE == 0 else opener.check
