@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -94,7 +95,7 @@ class Catalogue:
         self._at = 0.0
         self._volume = volume_of(path)
         self._engine = _connect(path, create=create, now=self._clock.now().timestamp())
-        self._writing = self._engine.connect()  # one for all commits, which take turns: making one costs as much as using it
+        self._writing: sa.Connection | None = None
         self._commits = GroupCommit(self._commit_batch)
         self._states: dict[str, DatasetState] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -170,8 +171,7 @@ class Catalogue:
     def _transact(self, batch: list[_Pending]) -> None:
         states, seq = dict(self._states), self._seq
         at = max(self._at, self._clock.now().timestamp())  # a clock that goes back must not mix up the past
-        with self._writing.begin():
-            connection = self._writing
+        with self._transaction() as connection:
             for pending in batch:
                 seq += 1
                 pending.seq, change = seq, pending.change
@@ -190,26 +190,49 @@ class Catalogue:
             for listener in self._listeners:
                 listener(pending.change.dataset)
 
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """Yield the connection of all commits, which take turns: making one costs as much as using it. A failure ends it."""
+        if self._writing is None:
+            self._writing = self._engine.connect()
+        try:
+            with self._writing.begin():
+                yield self._writing
+        except BaseException:
+            failed, self._writing = self._writing, None
+            with suppress(sa.exc.SQLAlchemyError):
+                failed.close()
+            raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """Yield a connection for looking."""
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            raise _explained(error, "the catalogue cannot be read") from error
+
     def past(self, dataset: str, generation: int) -> DatasetState:
         """Return what *dataset* was at *generation*; ``HistoryGone`` where nobody knows any more."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return history.past(connection, dataset, generation)
 
     def generation_at(self, dataset: str, instant: float) -> int | None:
         """Return the generation of *dataset* at *instant* (seconds since 1970); None before the first that is recorded."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return history.generation_at(connection, dataset, instant)
 
     def written(self, keys: Sequence[str]) -> dict[str, Written]:
         """Return what the writes did that clients called by one of *keys*, as far as there were such."""
         if not keys:
             return {}
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return history.written(connection, keys)
 
     def cutoff(self, dataset: str, history_days: float | None = None) -> float:
         """Return the instant (seconds since 1970) before which the past of *dataset* is kept no longer."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             days = history.kept_days(connection, dataset, Moment(0, 0.0, self.history_days))
         return self._clock.now().timestamp() - _DAY_SECONDS * (days if history_days is None else history_days)
 
@@ -218,28 +241,29 @@ class Catalogue:
         query = sa.select(sa.func.sum(t.files.c.bytes))
         query = query if dataset is None else query.where(t.files.c.dataset == dataset)
         query = query.where(t.files.c.retired.is_not(None)) if retired else query
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return int(connection.execute(query).scalar() or 0)
 
     def paths(self) -> set[str]:
         """Return the paths of all files that the present or the past refers to."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return set(history.paths(connection))
 
     def rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
         """Return what *query* finds now: for the records, which nothing in memory holds."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def integrity(self) -> list[str]:
         """Return what SQLite itself finds wrong with the database."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             answers = connection.execute(sa.text("PRAGMA quick_check")).scalars().all()
         return [f"catalogue: {answer}" for answer in answers if answer != "ok"]
 
     def close(self) -> None:
         """Close the database; the write-ahead log is folded into it."""
-        self._writing.close()
+        if self._writing is not None:
+            self._writing.close()
         self._engine.dispose()
 
 
