@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -86,8 +87,12 @@ class Recording:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Record all changes of the files under the root, until the end."""
-        with observed(self.root, self.add), failpoints.doing("*", self._commits):
-            yield
+        sa.event.listen(sa.pool.Pool, "connect", _checkpoint_often)
+        try:
+            with observed(self.root, self.add), failpoints.doing("*", self._commits):
+                yield
+        finally:
+            sa.event.remove(sa.pool.Pool, "connect", _checkpoint_often)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -123,7 +128,6 @@ class Workload:
             held.enter_context(self.recording.watching())
             self._tell()
             self.engine = opened(self.recording.root, self.source, history_days=self.history_days)
-            _checkpoint_often(self.engine)
             verbs: list[Callable[[], None]] = [self._fill] * 5 + [self._write] * 9 + [self._fold] * 4
             verbs += [self._restate, self._delete, self._refuse, self._reopen, self._vacuum]
             for _ in range(count):
@@ -202,7 +206,6 @@ class Workload:
     def _reopen(self) -> None:
         self._close()
         self.engine = opened(self.recording.root, self.source, history_days=self.history_days)
-        _checkpoint_often(self.engine)
 
 
 def opened(root: Path, source: TableSource, **settings: Any) -> Engine:
@@ -211,9 +214,8 @@ def opened(root: Path, source: TableSource, **settings: Any) -> Engine:
     return open_engine(root, [source], clock=ManualClock(NOW), **{**chosen, **settings})
 
 
-def _checkpoint_often(engine: Engine) -> None:
-    with engine.store.catalogue._engine.connect() as connection:
-        connection.execute(sa.text(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}"))
+def _checkpoint_often(connection: Any, _record: object) -> None:
+    sqlite3.Connection.cursor(connection).execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
 
 
 def _listed(rows: Rows) -> list[dict[str, Any]]:
