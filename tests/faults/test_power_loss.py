@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import NOW, SYMBOLS, TableSource, bar, bars, read, write
-from tests.faults.power import State, lay_out, shared_memory, states
+from tests.faults.power import State, lay_out, states
 from tests.faults.recording import DAYS, TABLES, Recording, Told, Workload, daily_bars, opened
 
 from fletching_server.almanac import Calendars
@@ -38,14 +37,6 @@ SEED = int(os.environ.get("FLETCHING_SEED", "20261120"))
 WORKLOADS, VERBS, STATES = (100, 60, 1000) if LONG else (4, 60, 500)
 WHOLE_ENGINE = 20  # one state in so many is opened by a whole engine, which also goes on working
 EVER = Days(day_number(DAYS[0]), day_number(DAYS[-1]))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder in memory."""
-    found = Path(tempfile.mkdtemp(prefix="power-", dir=shared_memory(tmp_path)))
-    yield found
-    shutil.rmtree(found)
 
 
 class Opener:
