@@ -15,6 +15,8 @@ _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 _ISO_DATES: Final = ("%Y-%m-%d", "%Y%m%d")
 _ISO_TIMES: Final = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 _DAY_MILLISECONDS: Final = 86_400_000
+_MICROS_PER: Final = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
+EPOCH_FORMATS: Final = {f"epoch_{unit}": unit for unit in _MICROS_PER}  # numbers since 1970, as time_format names them
 
 
 class FileColumn:
@@ -64,6 +66,17 @@ class FileColumn:
         inside = passed.is_between(0, _DAY_MILLISECONDS, closed="left")
         micros = _where(inside, (passed * 1000).round()).cast(pl.Int64)
         return self._localised(day.cast(pl.Datetime("us")) + micros.cast(pl.Duration("us")), zone)
+
+    def since_epoch(self, unit: str) -> pl.Series:
+        """Return numbers of *unit* (s, ms, us, ns) since 1970 as instants in UTC; what is finer than a microsecond is refused."""
+        if self.values.dtype.is_integer() and unit != "ns":
+            micros = self.values.cast(pl.Int64) * int(_MICROS_PER[unit])
+        elif unit == "ns":
+            whole = self._wholes(pl.Int64())
+            micros = _where(whole % 1000 == 0, whole // 1000)
+        else:
+            micros = (self._floats() * _MICROS_PER[unit]).round().cast(pl.Int64, strict=False)
+        return self._checked(micros.cast(pl.Datetime("us", "UTC")), f"a whole number of microseconds, counted in {unit} since 1970")
 
     def _localised(self, values: pl.Series, zone: str) -> pl.Series:
         if getattr(values.dtype, "time_zone", None):
