@@ -94,7 +94,7 @@ def convert(raw: Raw, source: Input, found: FoundFile, mapping: ImportMapping, d
     bad = [
         Bad(int(places[row]), judge.reason(row), row_text(raw.frame.row(row))) for row in refused.arg_true().to_list()
     ]
-    return Converted(frame.filter(~refused), [*raw.bad, *bad], raw.records)
+    return Converted(frame.filter(~refused), sorted([*raw.bad, *bad]), raw.records)
 
 
 def _frame(raw: Raw, found: FoundFile, mapping: ImportMapping, dataset: Dataset, judge: _Judge) -> pl.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -55,7 +56,7 @@ class ImportPlan:
     @property
     def id(self) -> str:
         """What the same command has again: a digest of the inputs, the mapping and what is done with them."""
-        told = {**self.facts(), "chunk_bytes": self.chunk_bytes, "table": self.dataset.to_json()}
+        told = {**self.facts(), "release": version("fletching"), "chunk_bytes": self.chunk_bytes, "table": self.dataset.to_json()}
         return disk.digest(json.dumps(told, sort_keys=True, default=str).encode())[:16]
 
     def facts(self) -> dict[str, Any]:

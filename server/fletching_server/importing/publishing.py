@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 
 from fletching_schemas import Action
@@ -35,10 +35,10 @@ class MergeAll(Protocol):
 
 
 class Publication:
-    """The publishing of one import in the store of *engine*."""
+    """The publishing of one import in the store of *engine*; *facts* are what was read, for the records."""
 
-    def __init__(self, engine: Engine, plan: ImportPlan, job: Job) -> None:
-        self._engine, self._plan, self._job = engine, plan, job
+    def __init__(self, engine: Engine, plan: ImportPlan, job: Job, facts: Mapping[str, Any]) -> None:
+        self._engine, self._plan, self._job, self._facts = engine, plan, job, facts
         self.files: list[StoredFile] = []
 
     def publish(self, merge: MergeAll) -> Counts:
@@ -92,7 +92,7 @@ class Publication:
     def _provenance(self, counts: Counts) -> Provenance:
         files = self.files
         told = {
-            **self._plan.facts(),
+            **self._facts,
             "kept": counts.kept,
             "duplicates": counts.equal,
             "different": counts.different,

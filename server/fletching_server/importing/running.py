@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import polars as pl
 import pyarrow as pa
@@ -56,17 +56,14 @@ class Running:
         self.counting = Counting(sum(source.bytes for source in self.plan.inputs), self.clock.monotonic, self.show)
         self.resumed_chunks = len(self.job.staged())
         self.staged: list[Staged] = []
+        self.digests: dict[str, str] = {}
 
     def stage(self) -> None:
         """Bring all inputs to sorted runs; ``InvalidRequest`` where they hold no row that can be imported."""
-        self.staged = Staging(self.plan, self.job, workers(), self.counting.read).run()
+        staging = Staging(self.plan, self.job, workers(), self.counting.read)
+        self.staged, self.digests = staging.run(), staging.digests
         if not any(chunk.rows for chunk in self.staged):
-            rejects = self.job.folder / "rejects.csv"
-            write_rejects(rejects, self.plan, self.job, self.staged)
-            raise InvalidRequest(
-                f"nothing could be imported into {self.plan.dataset.name}: all of {self._read:,} rows were rejected, "
-                f"see {rejects}{self._first_reason()}"
-            )
+            self._refuse()
         if self.plan.free_buckets:
             self.plan = replace(self.plan, dataset=replace(self.plan.dataset, buckets=self._buckets()))
 
@@ -74,9 +71,21 @@ class Running:
     def _read(self) -> int:
         return sum(chunk.records for chunk in self.staged)
 
-    def _first_reason(self) -> str:
-        bad = next((self.job.bad(chunk) for chunk in self.staged if chunk.bad), None)
-        return "" if bad is None else f"; the first: {bad['reason'][0]}"
+    def facts(self) -> dict[str, Any]:
+        """Return what was read, for the records."""
+        told = self.plan.facts()
+        inputs = [{**entry, "digest": self.digests.get(str(source.path))} for entry, source in zip(told["inputs"], self.plan.inputs, strict=True)]
+        return {**told, "inputs": inputs, "read": self._read, "rejected": sum(chunk.bad for chunk in self.staged)}
+
+    def _refuse(self) -> NoReturn:
+        path = self.job.folder / "rejects.csv"
+        write_rejects(path, self.plan, self.job, self.staged)
+        first = next((self.job.bad(chunk)["reason"][0] for chunk in self.staged if chunk.bad), "there is none")
+        self.job.clear()
+        raise InvalidRequest(
+            f"nothing could be imported into {self.plan.dataset.name}: all of {self._read:,} rows were rejected, the first as {first}. "
+            f"All reasons are in {path}"
+        )
 
     @property
     def _row_bytes(self) -> float:
@@ -139,7 +148,7 @@ def run_import(engine: Engine, plan: ImportPlan, *, memory_bytes: int = 512 << 2
     job = Job(engine.store.root / "import" / plan.id)
     running = Running(plan, job, memory_bytes, engine.clock, show)
     running.stage()
-    publication = Publication(engine, running.plan, job)
+    publication = Publication(engine, running.plan, job, running.facts())
     counts = publication.publish(running.merge)
     report = running.report(counts, len(publication.files))
     job.note("report.json", report.facts())

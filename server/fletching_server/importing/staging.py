@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 
+from fletching_server import disk
 from fletching_server.importing.conversion import convert
 from fletching_server.importing.job import Job, Staged
 from fletching_server.importing.plan import ImportPlan
@@ -33,6 +34,7 @@ class Staging:
     def __post_init__(self) -> None:
         self._room = threading.Semaphore(2 * self.workers)
         self._stop = threading.Event()
+        self.digests: dict[str, str] = {}  # of the files that were read, for the records
 
     def run(self) -> list[Staged]:
         """Return every chunk, in the order of the inputs; what was staged before is not parsed again."""
@@ -71,6 +73,7 @@ class Staging:
         except BaseException:
             self._stop.set()
             raise
+        self.digests[str(source.path)] = self.digests.get(str(source.path)) or disk.file_digest(source.path)
         self.note(source.bytes - passed, 0)
         return found
 

@@ -14,6 +14,8 @@ _EXACT: Final = 2.0**53  # beyond it a float no longer holds every whole number
 _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 _ISO_DATES: Final = ("%Y-%m-%d", "%Y%m%d")
 _ISO_TIMES: Final = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+_ZONED: Final = r"\d:\d\d.*(Z|[+-]\d\d:?\d\d)$"
+_ZONED_FORM: Final = "%Y-%m-%d %H:%M:%S%.f%z"
 _DAY_MILLISECONDS: Final = 86_400_000
 _MICROS_PER: Final = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
 EPOCH_FORMATS: Final = {f"epoch_{unit}": unit for unit in _MICROS_PER}  # numbers since 1970, as time_format names them
@@ -48,17 +50,26 @@ class FileColumn:
         return self._checked(days, f"a date {form or ''}".strip())
 
     def instants(self, form: str | None, zone: str) -> pl.Series:
-        """Return the values as instants in *zone*; text and naive values are local times there.
+        """Return the values as instants in *zone*; text and naive values are local times there, unless text ends with its own.
 
         A local time that the change to or from summer time skips or repeats is refused.
         """
         values = self._text(form)
         if values.dtype == pl.String:
+            if form is None and values.str.contains(_ZONED).any():
+                return self._zoned(values, zone)
             plain = values if form else values.str.replace("T", " ", literal=True)
             values = _first_fit(plain, (form,) if form else _ISO_TIMES)
         elif values.dtype != pl.Date and not isinstance(values.dtype, pl.Datetime):
             raise BadSourceData(f"{self.origin}: column {values.name} holds {values.dtype}, not times; set time_format")
         return self._localised(values.cast(pl.Datetime("us", getattr(values.dtype, "time_zone", None))), zone)
+
+    def _zoned(self, values: pl.Series, zone: str) -> pl.Series:
+        """Return text as instants where some of it ends with its offset from UTC."""
+        plain = values.str.replace("T", " ", literal=True).str.replace("Z$", "+00:00")
+        local = _first_fit(plain, _ISO_TIMES).dt.replace_time_zone(zone, ambiguous="null", non_existent="null")
+        own = plain.str.to_datetime(_ZONED_FORM, strict=False, time_unit="us", time_zone="UTC").dt.convert_time_zone(zone)
+        return self._checked(own.zip_with(own.is_not_null(), local), f"a time in {zone}")
 
     def since_midnight(self, day: pl.Series, zone: str) -> pl.Series:
         """Return milliseconds since local midnight of *day* in *zone*, fractions down to a microsecond, as instants."""
