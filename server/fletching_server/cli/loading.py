@@ -33,10 +33,16 @@ Run = Callable[[Show], ImportReport]
 
 
 def import_files(
-    paths: Annotated[list[Path], typer.Argument(help="Files or folders: CSV (.gz, .zst, .zip), Parquet, Arrow, SQLite (FILE:TABLE).")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Files or folders: CSV (.gz, .zst, .zip), Parquet, Arrow, SQLite (FILE:TABLE).")
+    ],
     dataset: Annotated[str, typer.Option(help="The user table to import into.")],
-    mapping: Annotated[str | None, typer.Option(help="TOML that says what the columns mean; or the name of a ready one: lean.")] = None,
-    write_mapping: Annotated[Path | None, typer.Option(help="Write the mapping that was inferred to this file, and stop.")] = None,
+    mapping: Annotated[
+        str | None, typer.Option(help="TOML that says what the columns mean; or the name of a ready one: lean.")
+    ] = None,
+    write_mapping: Annotated[
+        Path | None, typer.Option(help="Write the mapping that was inferred to this file, and stop.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and count everything, write nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether what was inferred is right.")] = False,
     keys: Annotated[str | None, typer.Option(help="Key columns, the symbol's first, comma-separated; for a new table.")] = None,
@@ -79,12 +85,20 @@ def import_files(
             console.print(f"the mapping is in {write_mapping}; edit it, then import with --mapping {write_mapping}")
             return
         _show_plan(plan, is_inferred=mapping is None)
-        if dry_run:
-            run = _dry(plan, request.memory_bytes)
-        elif mapping is None and not yes and sys.stdin.isatty() and not typer.confirm("Import this?", default=True, err=True):
+        if (
+            not dry_run
+            and mapping is None
+            and not yes
+            and sys.stdin.isatty()
+            and not typer.confirm("Import this?", default=True, err=True)
+        ):
             raise typer.Abort
         with _bar() as show:
-            report = run(show)
+            try:
+                report = importing.dry_run(plan, memory_bytes=request.memory_bytes, show=show) if dry_run else run(show)
+            except KeyboardInterrupt:
+                console.print("interrupted; the same command goes on from here")
+                raise
     _show_report(report)
 
 
@@ -95,10 +109,6 @@ def _bytes(text: str) -> int:
         raise InvalidRequest(f"--memory takes a size such as 512MiB, not {text!r}") from error
 
 
-def _dry(plan: ImportPlan, memory_bytes: int) -> Run:
-    return lambda show: importing.dry_run(plan, memory_bytes=memory_bytes, show=show)
-
-
 @contextmanager
 def _planned(request: ImportRequest, url: str | None, store: Path | None) -> Iterator[tuple[ImportPlan, Run]]:
     """Yield what will be done, and what does it: in this process, or through a server."""
@@ -107,7 +117,9 @@ def _planned(request: ImportRequest, url: str | None, store: Path | None) -> Ite
     if store is None:
         with reach(url, None, None) as cache:
             plan = importing.make_plan(request, _existing(cache, request.dataset), importing.workers())
-            yield plan, lambda show: importing.send_import(_write(cache), plan, _work_folder(), show=show)
+            yield plan, lambda show: importing.send_import(
+                _write(cache), plan, _work_folder(), memory_bytes=request.memory_bytes, show=show
+            )
         return
     try:
         opened = open_engine(store)
@@ -175,7 +187,13 @@ def _bar() -> Iterator[Show]:
     if not console.is_terminal:
         yield _lines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn(), TextColumn("{task.fields[speed]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        DownloadColumn(),
+        TextColumn("{task.fields[speed]}"),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         reading = progress.add_task("reading", total=None, speed="")
         publishing = progress.add_task("publishing", total=None, speed="", visible=False)

@@ -4,6 +4,7 @@ inputs      files, members of zips, tables of databases      text          bytes
 readers     inputs as chunks of bounded size                 csv_parsing   a block of text as columns
 mapping     the TOML that says what columns mean             inference     a mapping worked out from a sample
 planning    from paths and options to a plan                 plan          the plan: shown, confirmed, the job's identity
+sampling    a look at inputs before anything is decided      raw           what a chunk holds before it is judged
 conversion  a chunk in the table's columns, and what is bad  runs          sorted rows of a chunk, and whose they are
 staging     every input to runs, side by side                job           the folder of an import, and its checkpoints
 merging     the runs of a period as sorted groups            reductions    rows that are left out because it was asked

@@ -31,16 +31,18 @@ class Converted:
 
 
 @dataclass
-class _Judge:
-    """Remembers which rows hold what does not fit."""
+class Judge:
+    """Remembers which rows hold what does not fit; the columns that it makes go on with nulls there."""
 
-    nulls: tuple[str, ...]
+    nulls: tuple[str, ...] = ()
     notes: list[tuple[pl.Series, pl.Series, str]] = field(default_factory=list)
 
-    def column(self, values: pl.Series, origin: str, header_lines: int) -> FileColumn:
+    def column(self, values: pl.Series, origin: str = "", header_lines: int = 0) -> FileColumn:
+        """Return *values* as a column whose misfits are noted."""
         return _JudgedColumn(values, origin, header_lines, self)
 
     def note(self, values: pl.Series, wrong: pl.Series, why: str) -> None:
+        """Remember that *values* do not fit where *wrong* is true."""
         wrong = wrong.fill_null(value=False)
         if wrong.any():
             self.notes.append((values, wrong, why))
@@ -63,7 +65,7 @@ class _Judge:
 class _JudgedColumn(FileColumn):
     """A column that notes what does not fit and goes on."""
 
-    def __init__(self, values: pl.Series, origin: str, header_lines: int, judge: _Judge) -> None:
+    def __init__(self, values: pl.Series, origin: str, header_lines: int, judge: Judge) -> None:
         if values.dtype.is_float() and _NAN in judge.nulls:
             values = values.fill_nan(None)
         super().__init__(values, origin, header_lines)
@@ -80,7 +82,7 @@ class _JudgedColumn(FileColumn):
 
 def convert(raw: Raw, source: Input, found: FoundFile, mapping: ImportMapping, dataset: Dataset) -> Converted:
     """Return the rows of *raw* that fit *dataset*, and those that do not, with the reason."""
-    judge = _Judge(mapping.nulls)
+    judge = Judge(mapping.nulls)
     try:
         frame = _frame(raw, found, mapping, dataset, judge)
     except BadSourceData as error:
@@ -91,13 +93,11 @@ def convert(raw: Raw, source: Input, found: FoundFile, mapping: ImportMapping, d
         return Converted(frame, raw.bad, raw.records)
     refused = judge.refused(raw.frame.height)
     places = raw.places
-    bad = [
-        Bad(int(places[row]), judge.reason(row), row_text(raw.frame.row(row))) for row in refused.arg_true().to_list()
-    ]
+    bad = [Bad(int(places[row]), judge.reason(row), row_text(raw.frame.row(row))) for row in refused.arg_true().to_list()]
     return Converted(frame.filter(~refused), sorted([*raw.bad, *bad]), raw.records)
 
 
-def _frame(raw: Raw, found: FoundFile, mapping: ImportMapping, dataset: Dataset, judge: _Judge) -> pl.DataFrame:
+def _frame(raw: Raw, found: FoundFile, mapping: ImportMapping, dataset: Dataset, judge: Judge) -> pl.DataFrame:
     kept = raw.frame.select([name for name in raw.frame.columns if name not in mapping.ignore])
     columns = FileRows(kept, found, mapping, dataset, judge.column).frame()
     symbol = _symbols(columns, found, mapping, dataset, judge, kept.height)
@@ -114,7 +114,7 @@ def _kinds(dataset: Dataset, names: list[str]) -> dict[str, pl.DataType]:
 
 
 def _symbols(
-    columns: pl.DataFrame, found: FoundFile, mapping: ImportMapping, dataset: Dataset, judge: _Judge, rows: int
+    columns: pl.DataFrame, found: FoundFile, mapping: ImportMapping, dataset: Dataset, judge: Judge, rows: int
 ) -> pl.Series:
     """Return the symbol of each row, in canonical notation."""
     if (symbol := mapping.symbol_of(found)) is not None:
@@ -133,5 +133,3 @@ def _canonical(name: str, dataset: Dataset) -> str | None:
         return normalise_symbol(name, dataset.notation)
     except InvalidRequest:
         return None
-
-

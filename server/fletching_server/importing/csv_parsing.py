@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from fletching_schemas.errors import InvalidRequest
-from fletching_server.importing.raw import Bad, Raw
+from fletching_server.importing.raw import Bad, Raw, row_text
 
 REPLACED: Final = "\ufffd"  # what stands for bytes that are no text
 _PARSED_BYTES: Final = 4 << 20  # of a block at a time: fits a core's cache
@@ -46,7 +46,9 @@ def parse_block(block: bytes, layout: CsvLayout, header_lines: int, origin: str)
     """Return the rows of *block*, typed as the layout says where every value fits; records with too few fields are bad."""
 
     def as_text() -> Raw:
-        return _parsed(_decoded(block, layout.encoding), replace(layout, types={}, encoding="utf8"), header_lines, origin)
+        text = _decoded(block, layout.encoding)
+        raw = _parsed(text.encode(), replace(layout, types={}, encoding="utf8"), header_lines, origin)
+        return _without_garbled(raw, layout.encoding) if REPLACED in text else raw
 
     try:
         return replace(_parsed(block, layout, header_lines, origin), as_text=as_text)
@@ -54,9 +56,17 @@ def parse_block(block: bytes, layout: CsvLayout, header_lines: int, origin: str)
         return as_text()
 
 
-def _decoded(block: bytes, encoding: str) -> bytes:
+def _without_garbled(raw: Raw, encoding: str) -> Raw:
+    """Return *raw* with the rows as bad ones that hold bytes which are no text."""
+    garbled = raw.frame.select(pl.any_horizontal(pl.all().str.contains(REPLACED, literal=True).fill_null(value=False))).to_series()
+    places = raw.places
+    bad = [Bad(int(places[row]), f"bytes that are not {encoding}", row_text(raw.frame.row(row))) for row in garbled.arg_true()]
+    return replace(raw, frame=raw.frame.filter(~garbled), bad=tuple(sorted([*raw.bad, *bad])))
+
+
+def _decoded(block: bytes, encoding: str) -> str:
     try:
-        return block.decode(encoding, "replace").encode()
+        return block.decode(encoding, "replace")
     except LookupError as error:
         raise InvalidRequest(f"there is no encoding {encoding!r}; write 'utf8', 'gb18030' or 'latin1'") from error
 
@@ -76,9 +86,7 @@ def _parsed(block: bytes, layout: CsvLayout, header_lines: int, origin: str) -> 
         block_size=max(_PARSED_BYTES, min(len(block), 64 << 20)) if b'"' in block else _PARSED_BYTES,
         encoding=layout.encoding,
     )
-    parsing = pa_csv.ParseOptions(
-        delimiter=layout.delimiter, newlines_in_values=b'"' in block, invalid_row_handler=remember
-    )
+    parsing = pa_csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=b'"' in block, invalid_row_handler=remember)
     converting = pa_csv.ConvertOptions(
         column_types={name: layout.types.get(name, pa.string()) for name in layout.read},
         include_columns=layout.read,
@@ -92,7 +100,9 @@ def _parsed(block: bytes, layout: CsvLayout, header_lines: int, origin: str) -> 
     except pa.ArrowInvalid as error:
         if layout.types or re.search("conversion|UTF8", str(error)):
             raise
-        raise InvalidRequest(f"cannot read {origin}: {str(error).splitlines()[0]}; nothing of this import was published") from error
+        raise InvalidRequest(
+            f"cannot read {origin}: {str(error).splitlines()[0]}; nothing of this import was published"
+        ) from error
     return Raw(_frame(table), table.num_rows + len(bad), tuple(bad))
 
 

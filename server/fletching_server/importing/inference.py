@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import polars as pl
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from fletching_schemas import CANONICAL_NAMES, Dataset, Period, canonical
 from fletching_schemas.errors import InvalidRequest
+from fletching_server.importing.conversion import Judge
 from fletching_server.importing.mapping import ImportMapping, served
 from fletching_server.sources.file_mapping import validated
 
@@ -44,9 +45,20 @@ _NAMES: Final[dict[str, str]] = {
     "side": "side aggressor",
 }
 _KNOWN: Final = {target: tuple(names.split()) for target, names in _NAMES.items()}
-_FRACTIONS: Final = ("open", "high", "low", "close", "pre_close", "amount", "price", "bid_px", "ask_px")  # though a sample is whole
+_COUNTS: Final = ("volume", "size", "bid_sz", "ask_sz", "open_interest")
+_FRACTIONS: Final = (
+    "open",
+    "high",
+    "low",
+    "close",
+    "pre_close",
+    "amount",
+    "price",
+    "bid_px",
+    "ask_px",
+)  # though a sample is whole
 _TIME_FORMATS: Final = ("%Y%m%d %H:%M:%S%.f", "%Y%m%d %H:%M", "%Y/%m/%d %H:%M:%S%.f", "%Y/%m/%d %H:%M", "%Y%m%d%H%M%S")
-_DATE_FORMATS: Final = ("%Y%m%d", "%Y/%m/%d")
+_DATE_FORMATS: Final = ("%Y/%m/%d",)
 _EPOCHS: Final = (("epoch_s", 1e8, 1e10), ("epoch_ms", 1e11, 1e13), ("epoch_us", 1e14, 1e16), ("epoch_ns", 1e17, 1e19))
 _ABSENT: Final = ("NaN", "nan", "NA", "N/A", "null", "NULL", "None", "\\N", "-")
 
@@ -84,30 +96,39 @@ class _Time:
 
 def infer(name: str, sample: Sample, asked: Asked, existing: Dataset | None = None) -> ImportMapping:
     """Return the mapping of the sampled columns to the table *name*; ``InvalidRequest`` says what only a person can tell."""
+    absent = _absent(sample.frame)
+    sample = replace(sample, frame=sample.frame.with_columns(map(_without_bad, sample.frame)))
     if existing is None and name not in CANONICAL_NAMES:
         values = _of_columns(name, sample, asked)
     else:
         values = _of_schema(existing or canonical(name), sample, is_canonical=existing is None)
     if sample.delimiter != ",":
         values["delimiter"] = sample.delimiter
-    if absent := _absent(sample.frame):
+    if absent:
         values["nulls"] = absent
     chosen = {"period": asked.partition, "buckets": asked.buckets}
     values |= {key: value for key, value in chosen.items() if value is not None}
     return validated(ImportMapping, {"name": name, **values}, f"the inferred mapping of {name}")
 
 
+def _without_bad(values: pl.Series) -> pl.Series:
+    """Return text as numbers where the column's name says that it holds such: a sample may hold bad rows, too."""
+    named = {target for target in (*_FRACTIONS, *_COUNTS) if _like(target, [values.name])}
+    if values.dtype != pl.String or not named or not _are_numbers(values):
+        return values
+    return values.cast(pl.Float64 if named & set(_FRACTIONS) else pl.Int64, strict=False)
+
+
+def _are_numbers(values: pl.Series) -> bool:
+    """Return whether text is numbers, but for words that stand for nothing and a bad row here and there."""
+    rest = values.filter(~values.is_in(_ABSENT)).drop_nulls()
+    return len(rest) > 0 and _most(rest.cast(pl.Float64, strict=False))
+
+
 def _absent(frame: pl.DataFrame) -> list[str]:
-    """Return the words that stand for nothing among numbers: a column of text that is numbers without them."""
-    found: list[str] = []
-    for column in frame:
-        if column.dtype != pl.String:
-            continue
-        words = [word for word in _ABSENT if (column == word).any()]
-        rest = column.filter(~column.is_in(words)).drop_nulls()
-        if words and rest.len() and rest.cast(pl.Float64, strict=False).null_count() == 0:
-            found += words
-    return list(dict.fromkeys(found))
+    """Return the words that stand for nothing among numbers."""
+    texts = [column for column in frame if column.dtype == pl.String and _are_numbers(column)]
+    return [word for word in _ABSENT if any((column == word).any() for column in texts)]
 
 
 def _plain(name: str) -> str:
@@ -219,16 +240,26 @@ def _time(values: pl.Series) -> _Time | None:
         return None
     if values.dtype.is_numeric():
         return _number_as_time(values)
+    column = Judge().column(values)
+    if _most(column.dates(None)):
+        return _Time("date")
+    if _most(column.instants(None, "UTC")):
+        return _Time("timestamp")
     for kind, forms, dtype in (("date", _DATE_FORMATS, pl.Date()), ("timestamp", _TIME_FORMATS, pl.Datetime("us"))):
         for form in forms:
-            if values.str.strptime(dtype, form, strict=False).null_count() == 0:
+            if _most(values.str.strptime(dtype, form, strict=False)):
                 return _Time(kind, form)
     return None
 
 
+def _most(parsed: pl.Series) -> bool:
+    """Return whether nearly all values could be read: a sample may hold bad rows, too."""
+    return parsed.null_count() <= 0.1 * len(parsed)
+
+
 def _number_as_time(values: pl.Series) -> _Time | None:
     low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-    if values.dtype.is_integer() and 19000101 <= low and high <= 21001231:
+    if values.dtype.is_integer() and low >= 19000101 and high <= 21001231:
         days = values.cast(pl.String).str.strptime(pl.Date, "%Y%m%d", strict=False)
         return _Time("date", "%Y%m%d") if days.null_count() == 0 else None
     return next((_Time("timestamp", form) for form, least, most in _EPOCHS if least <= low and high < most), None)
@@ -237,10 +268,8 @@ def _number_as_time(values: pl.Series) -> _Time | None:
 def _type(values: pl.Series) -> str:
     """Return the type of a column that is no key."""
     plain = values.drop_nulls()
-    if plain.dtype == pl.String and len(plain) and plain.is_in(_ABSENT).any():
-        rest = plain.filter(~plain.is_in(_ABSENT))
-        numbers = rest.cast(pl.Float64, strict=False)
-        return "float64" if len(rest) and numbers.null_count() == 0 else "string"
+    if plain.dtype == pl.String and plain.is_in(_ABSENT).any() and _are_numbers(plain):
+        return "float64"
     if plain.dtype == pl.Null:
         return "string"
     if plain.dtype.is_float() or plain.dtype == pl.Decimal:
@@ -252,9 +281,9 @@ def _type(values: pl.Series) -> str:
     return {pl.Boolean: "bool", pl.Date: "date"}.get(type(plain.dtype), "string")
 
 
-def density(mapping: ImportMapping, dataset: Dataset, rows: int, days: int) -> Period:
+def density(dataset: Dataset, rows: int, days: int) -> Period:
     """Return the period in which so many *rows* over so many *days* make partitions of some 100,000 to some millions of rows."""
-    if mapping.period is not None or pa.types.is_date32(dataset.schema.field(dataset.time).type):
-        return mapping.period or "year"
+    if pa.types.is_date32(dataset.schema.field(dataset.time).type):
+        return "year"
     daily = rows / max(days, 1)
     return "day" if daily >= 250_000 else "month" if daily >= 5_000 else "year"

@@ -109,7 +109,9 @@ def type_name(kind: pa.DataType) -> str:
     for name, known in TYPES.items():
         if known == kind:
             return name
-    raise InvalidRequest(f"a column of type {kind} cannot be imported; those of {', '.join(TYPES)} can. Use cache.write for others")
+    raise InvalidRequest(
+        f"a column of type {kind} cannot be imported; those of {', '.join(TYPES)} can. Use cache.write for others"
+    )
 
 
 def served(schema: pa.Schema) -> dict[str, str]:

@@ -16,7 +16,7 @@ import polars as pl
 from fletching_schemas import Dataset
 from fletching_server.importing.conversion import PLACE
 from fletching_server.importing.reductions import Reducer, Reductions
-from fletching_server.importing.runs import Codes, ordering, slice_of
+from fletching_server.importing.runs import Codes, narrow, ordering, slice_of
 
 HELD: Final = -1  # the rank of rows that the table holds
 
@@ -50,9 +50,7 @@ class Group:
     lost: list[Lost] = field(default_factory=list)
 
 
-def groups(
-    dataset: Dataset, shares: Sequence[Share], most_rows: int, reductions: Reductions, seq: str | None
-) -> Iterator[Group]:
+def groups(dataset: Dataset, shares: Sequence[Share], most_rows: int, reductions: Reductions, seq: str | None) -> Iterator[Group]:
     """Yield the rows of one period in the order of the table, about *most_rows* at a time."""
     reducer = Reducer(dataset, reductions, seq)
     counts = _counts(shares)
@@ -109,7 +107,12 @@ def _by_time(dataset: Dataset, shares: Sequence[Share], most_rows: int, interval
     bounds = [np.concatenate([[0], np.searchsorted(found, cuts), [len(found)]]) for found in times]
     for place in range(len(cuts) + 1):
         parts = [
-            _Slice(piece.rank, piece.frame[int(bound[place]) : int(bound[place + 1])], piece.symbols, np.diff(bound)[place : place + 1])
+            _Slice(
+                piece.rank,
+                piece.frame[int(bound[place]) : int(bound[place + 1])],
+                piece.symbols,
+                np.diff(bound)[place : place + 1],
+            )
             for piece, bound in zip(slices, bounds, strict=True)
         ]
         yield [part for part in parts if part.frame.height]
@@ -136,7 +139,7 @@ def _joined(dataset: Dataset, slices: Sequence[_Slice]) -> tuple[pl.DataFrame, C
     per_slice = [piece.symbols.cast(pl.Enum(names)).to_physical().to_numpy() for piece in slices]
     codes = np.concatenate([np.repeat(found, piece.counts) for found, piece in zip(per_slice, slices, strict=True)])
     ranks = np.repeat(np.arange(len(slices), dtype=np.uint32), [piece.frame.height for piece in slices])
-    codes = codes.astype(np.uint16 if len(names) <= 1 << 16 else np.uint32)
+    codes = narrow(codes, len(names))
     frame = pl.concat([piece.frame for piece in slices], rechunk=True)
     inner = [name for name in dataset.sort_keys[1:] if name in frame.columns]
     order = ordering(codes, frame.select(inner))
@@ -178,9 +181,11 @@ def _over(dataset: Dataset, held: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.D
     held = held.select(dataset.schema.names)
     if not new.height:
         return held, 0
-    kept = held.join(new, on=list(dataset.keys), how="anti", maintain_order="left")
-    if not kept.height:
-        return new, held.height
-    return pl.concat([kept, new]).sort(dataset.sort_keys, maintain_order=True), held.height - kept.height
-
-
+    frame = pl.concat([held, new], rechunk=True)
+    names = frame[dataset.symbol].unique().sort()
+    codes = narrow(frame[dataset.symbol].cast(pl.Enum(names)).to_physical().to_numpy(), len(names))
+    order = ordering(codes, frame.select(dataset.sort_keys[1:]))
+    if order is not None:
+        frame, codes = frame[order], codes[order]
+    replaced = _same_as_next(codes, frame.select(dataset.sort_keys[1:]))  # each side has a key once: the held row comes first
+    return frame.filter(pl.Series(~replaced)), int(replaced.sum())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -21,7 +23,8 @@ from fletching_server.parquet import ParquetFile
 from fletching_server.snapshot import StoredFile
 from fletching_server.store import Store
 
-_INLINE_BYTES = 12  # what a view holds itself
+_INLINE_BYTES: Final = 12  # what a view holds itself
+_ENCODERS: Final = 2  # files of one period at a time
 
 
 @dataclass
@@ -114,14 +117,19 @@ class PeriodWriter:
     def __init__(self, store: Store, dataset: Dataset, period: str, opened: ExitStack) -> None:
         self._store, self._dataset, self._period, self._opened = store, dataset, period, opened
         self._partitions: dict[int, _Partition] = {}
+        self._encoders = opened.enter_context(ThreadPoolExecutor(_ENCODERS))
         self.files: tuple[StoredFile, ...] = ()
 
     def add(self, frame: pl.DataFrame) -> None:
         """Append *frame*, each row to the file of its symbol's bucket."""
-        for bucket, part in self._by_bucket(frame):
-            if bucket not in self._partitions:
-                self._partitions[bucket] = _Partition(self._store, self._dataset, self._period, bucket, self._opened)
-            self._partitions[bucket].add(part)
+        taken = [self._encoders.submit(self._partition(bucket).add, part) for bucket, part in self._by_bucket(frame)]
+        for future in taken:
+            future.result()
+
+    def _partition(self, bucket: int) -> _Partition:
+        if bucket not in self._partitions:
+            self._partitions[bucket] = _Partition(self._store, self._dataset, self._period, bucket, self._opened)
+        return self._partitions[bucket]
 
     def _by_bucket(self, frame: pl.DataFrame) -> Iterator[tuple[int, pl.DataFrame]]:
         if self._dataset.buckets == 1:
@@ -155,4 +163,3 @@ def writing(store: Store, dataset: Dataset, period: str) -> Iterator[PeriodWrite
         yield writer
         writer.finish()
     writer.close()
-

@@ -45,7 +45,7 @@ class ImportPlan:
     mapping: ImportMapping
     inputs: tuple[Input, ...]
     is_new: bool
-    reductions: Reductions = Reductions()
+    reductions: Reductions = field(default_factory=Reductions)
     kinds: Mapping[str, pa.DataType] = field(default_factory=dict)
     columns: tuple[ColumnPlan, ...] = ()
     notes: tuple[str, ...] = ()
@@ -122,9 +122,9 @@ def _read_as(target: str, kind: pa.DataType | None, mapping: ImportMapping, data
     if pa.types.is_string_view(wanted):
         return pa.dictionary(pa.int32(), pa.string()) if target == dataset.symbol else None
     if pa.types.is_floating(wanted):
-        return pa.float64() if is_number or pa.types.is_null(kind) else None
+        return pa.float64()
     if pa.types.is_integer(wanted):
-        return pa.int64() if pa.types.is_integer(kind) or pa.types.is_null(kind) else None
+        return pa.float64() if pa.types.is_floating(kind) else pa.int64()
     if pa.types.is_date32(wanted):
         return kind if pa.types.is_date32(kind) else None
     return pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) and pa.types.is_timestamp(wanted) else None

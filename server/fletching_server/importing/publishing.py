@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, Final, Protocol
 
-
 from fletching_schemas import Action
 from fletching_schemas.errors import CorruptFile, StoreError
 from fletching_server.changes import Define, Swap
@@ -42,7 +41,7 @@ class Publication:
         self.files: list[StoredFile] = []
 
     def publish(self, merge: MergeAll) -> Counts:
-        """Return once the merged rows are visible and on stable storage; ``CorruptFile`` where rows that are held cannot be read."""
+        """Return once the merged rows are visible and on stable storage; ``CorruptFile`` where held ones cannot be read."""
         for _ in range(_TRIES):
             try:
                 return self._published(merge)
@@ -115,5 +114,3 @@ class Publication:
         for file in self.files:
             self._engine.store.discard(file)
         self.files = []
-
-

@@ -42,7 +42,7 @@ class Position:
 
 
 def chunks(source: Input, layout: CsvLayout, size: int, position: Position) -> Iterator[Chunk]:
-    """Yield the pieces of *source* from *position* on, of about *size* bytes in memory; ``InvalidRequest`` where it is damaged."""
+    """Yield the pieces of *source* from *position* on, of about *size* bytes; ``InvalidRequest`` where it is damaged."""
     if source.format == "csv":
         return _of_text(source, layout, size, position)
     read = {"parquet": _of_parquet, "arrow": _of_arrow, "sqlite": _of_sqlite}[source.format]
@@ -83,9 +83,10 @@ def _of_parquet(source: Input, size: int) -> Iterator[Chunk]:
     """Yield row groups, several small ones together; a large one is decoded piece by piece, in the thread that asks."""
     with explained(source), pq.ParquetFile(source.path, page_checksum_verification=True, pre_buffer=False) as file:
         told, number = file.metadata, 0
-        for groups in _row_groups(told, size):
-            share = source.bytes * len(groups) // told.num_row_groups
-            held = sum(told.row_group(group).total_byte_size for group in groups)
+        sizes = _sizes(file)
+        for groups in _row_groups(sizes, size):
+            share = source.bytes * len(groups) // len(sizes)
+            held = sum(sizes[group] for group in groups)
             if held <= 2 * size:
                 yield Chunk(number, 0, share, partial(_read_groups, source, groups))
                 number += 1
@@ -96,12 +97,18 @@ def _of_parquet(source: Input, size: int) -> Iterator[Chunk]:
                 number += 1
 
 
-def _row_groups(told: pq.FileMetaData, size: int) -> Iterator[list[int]]:
+def _sizes(file: pq.ParquetFile) -> list[int]:
+    """Return what each row group takes in memory: a dictionary makes columns much smaller in the file."""
+    width = sum(8 if pa.types.is_primitive(item.type) else 16 for item in file.schema_arrow)
+    groups = (file.metadata.row_group(place) for place in range(file.metadata.num_row_groups))
+    return [max(group.total_byte_size, group.num_rows * width) for group in groups]
+
+
+def _row_groups(sizes: list[int], most: int) -> Iterator[list[int]]:
     groups: list[int] = []
     held = 0
-    for place in range(told.num_row_groups):
-        added = told.row_group(place).total_byte_size
-        if groups and held + added > size:
+    for place, added in enumerate(sizes):
+        if groups and held + added > most:
             yield groups
             groups, held = [], 0
         groups.append(place)
@@ -116,7 +123,7 @@ def _read_groups(source: Input, groups: list[int]) -> Raw:
 
 
 def _of_arrow(source: Input, size: int) -> Iterator[Chunk]:
-    """Yield record batches, large ones cut; a file that is not compressed is mapped, so a batch costs nothing until it is used."""
+    """Yield record batches, large ones cut; the file is mapped, so what is not compressed costs nothing until it is used."""
     number = 0
     with explained(source), pa.memory_map(str(source.path)) as mapped:
         batches = _batches(mapped)
@@ -153,7 +160,9 @@ def _of_sqlite(source: Input, size: int) -> Iterator[Chunk]:
 
 
 def _of_rows(names: list[str], rows: list[tuple[Any, ...]]) -> Raw:
-    return Raw(pl.DataFrame({name: _values(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}), len(rows))
+    return Raw(
+        pl.DataFrame({name: _values(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}), len(rows)
+    )
 
 
 def _values(column: tuple[Any, ...]) -> pl.Series:

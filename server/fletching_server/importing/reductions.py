@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from fletching_schemas import Dataset
 from fletching_schemas.errors import InvalidRequest
@@ -26,13 +27,14 @@ _BOOK: Final = (
 )
 
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
-Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
 class Reductions:
-    """What to leave out: ``nbbo`` what does not change the best bid and ask or their sizes, ``resample`` all but the last row
-    of each interval (``1s``), ``every`` all but the first of so many rows. Applied in this order.
+    """What to leave out, in this order.
+
+    ``nbbo``: rows that do not change the best bid and ask or their sizes. ``resample``: all but the last row of each interval
+    (``1s``). ``every``: all but the first of so many rows.
     """
 
     nbbo: bool = False
@@ -51,7 +53,9 @@ class Reductions:
         found = _DURATION.fullmatch(self.resample or "")
         interval = int(found[1]) * _MICROS[found[2]] if found else 0
         if not interval or _DAY % interval:
-            raise InvalidRequest(f"--resample takes an interval that divides a day, such as 1s, 500ms or 5m; not {self.resample!r}")
+            raise InvalidRequest(
+                f"--resample takes an interval that divides a day, such as 1s, 500ms or 5m; not {self.resample!r}"
+            )
         return interval
 
     def __bool__(self) -> bool:
@@ -72,7 +76,7 @@ class Reductions:
         """Raise ``InvalidRequest`` where *dataset* lacks what they look at."""
         if self.nbbo:
             self.book(dataset)
-        if self.resample and dataset.schema.field(dataset.time).type != "timestamp[us, tz=UTC]":
+        if self.resample and not pa.types.is_timestamp(dataset.schema.field(dataset.time).type):
             raise InvalidRequest(f"--resample needs instants; the time of {dataset.name} is a date")
 
 
@@ -107,7 +111,7 @@ class Reducer:
         session = pl.col(self.dataset.session)
         return [pl.col(self.dataset.symbol), session if frame[self.dataset.session].dtype == pl.Date else session.dt.date()]
 
-    def _kept(self, frame: pl.DataFrame, session: Numbers) -> Mask:
+    def _kept(self, frame: pl.DataFrame, session: np.ndarray[Any, Any]) -> Mask:
         asked, keep = self.reductions, np.ones(frame.height, dtype=bool)
         if asked.nbbo:
             names = [pl.col(name) for name in asked.book(self.dataset)]

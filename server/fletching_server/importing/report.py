@@ -19,7 +19,6 @@ class Progress:
     bytes: int
     total_bytes: int
     records: int
-    resumed_records: int
     merged: int
     seconds: float
 
@@ -63,7 +62,7 @@ class Counting:
 
     def __init__(self, total_bytes: int, now: Callable[[], float], show: Callable[[Progress], None] | None) -> None:
         self._now, self._began, self._show = now, now(), show
-        self._state = Progress("reading", 0, total_bytes, 0, 0, 0, 0.0)
+        self._state = Progress("reading", 0, total_bytes, 0, 0, 0.0)
         self._lock = threading.Lock()
 
     @property

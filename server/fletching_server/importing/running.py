@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from fletching_schemas.errors import InvalidRequest
+from fletching_server import disk
 from fletching_server.clock import Clock, SystemClock
 from fletching_server.engine import Engine
 from fletching_server.importing.job import Job, Staged
@@ -74,7 +75,10 @@ class Running:
     def facts(self) -> dict[str, Any]:
         """Return what was read, for the records."""
         told = self.plan.facts()
-        inputs = [{**entry, "digest": self.digests.get(str(source.path))} for entry, source in zip(told["inputs"], self.plan.inputs, strict=True)]
+        inputs = [
+            {**entry, "digest": self.digests.get(str(source.path))}
+            for entry, source in zip(told["inputs"], self.plan.inputs, strict=True)
+        ]
         return {**told, "inputs": inputs, "read": self._read, "rejected": sum(chunk.bad for chunk in self.staged)}
 
     def _refuse(self) -> NoReturn:
@@ -83,8 +87,8 @@ class Running:
         first = next((self.job.bad(chunk)["reason"][0] for chunk in self.staged if chunk.bad), "there is none")
         self.job.clear()
         raise InvalidRequest(
-            f"nothing could be imported into {self.plan.dataset.name}: all of {self._read:,} rows were rejected, the first as {first}. "
-            f"All reasons are in {path}"
+            f"nothing could be imported into {self.plan.dataset.name}: all of {self._read:,} rows were rejected, "
+            f"the first as {first}. All reasons are in {path}"
         )
 
     @property
@@ -103,7 +107,7 @@ class Running:
         """Hand the merged rows of every period, with those *held*, to what *opener* opens, and return what became of them."""
         shares = {period: [*held(period), *found] for period, found in shares_by_period(self.job, self.staged).items()}
         at_once = min(at_once, len(shares))
-        group_rows = max(1024, int(self.memory_bytes / (12 * at_once) / self._row_bytes))
+        group_rows = max(1, int(self.memory_bytes / (12 * at_once) / self._row_bytes))
         merge = Merge(self.plan, self.job, shares, group_rows, opener, self.counting.merged, at_once)
         merge.run()
         return merge.counts
@@ -130,6 +134,13 @@ class Running:
             dry_run,
         )
 
+    def finished(self, counts: Counts, partitions: int) -> ImportReport:
+        """Return the report, kept in the job's folder with the rejects; the rest of the folder is removed."""
+        report = self.report(counts, partitions)
+        self.job.note("report.json", report.facts())
+        self.job.clear()
+        return report
+
 
 def plan_import(engine: Engine, request: ImportRequest) -> ImportPlan:
     """Return what importing *request* into the store of *engine* will do; nothing is written."""
@@ -150,10 +161,7 @@ def run_import(engine: Engine, plan: ImportPlan, *, memory_bytes: int = 512 << 2
     running.stage()
     publication = Publication(engine, running.plan, job, running.facts())
     counts = publication.publish(running.merge)
-    report = running.report(counts, len(publication.files))
-    job.note("report.json", report.facts())
-    job.clear()
-    return report
+    return running.finished(counts, len(publication.files))
 
 
 def dry_run(
@@ -189,14 +197,25 @@ def send_import(
     goes on where staging ended, and parts that were written are written again, which changes nothing.
     """
     job = Job(folder / plan.id)
-    running = Running(plan, job, memory_bytes, SystemClock(), show)
-    running.stage()
-    sending = _Sending(write, running.plan, plan.id)
-    counts = running.merge(sending.opened, at_once=1)
-    report = running.report(counts, sending.parts)
-    job.note("report.json", report.facts())
-    job.clear()
-    return report
+    with _alone(job):
+        running = Running(plan, job, memory_bytes, SystemClock(), show)
+        running.stage()
+        sending = _Sending(write, running.plan, plan.id)
+        counts = running.merge(sending.opened, at_once=1)
+        return running.finished(counts, sending.parts)
+
+
+@contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Keep others from running *job* meanwhile; in a store its lock does."""
+    try:
+        lock = disk.Lock(job.folder / "LOCK")
+    except BlockingIOError as error:
+        raise InvalidRequest(f"this very import is under way in {error}") from error
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
 
 
 @dataclass

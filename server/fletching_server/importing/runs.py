@@ -37,7 +37,7 @@ def sorted_run(dataset: Dataset, frame: pl.DataFrame) -> Run:
     periods, period_codes = _periods(dataset, frame[dataset.session])
     names = frame[dataset.symbol].unique().sort()
     symbol_codes = frame[dataset.symbol].cast(pl.Enum(names)).to_physical().to_numpy()
-    codes = _narrow(period_codes * np.int64(len(names)) + symbol_codes, len(periods) * len(names))
+    codes = narrow(period_codes * np.int64(len(names)) + symbol_codes, len(periods) * len(names))
     inner = [name for name in dataset.sort_keys[1:] if name in frame.columns]
     rows = frame.drop(dataset.symbol)
     order = ordering(codes, rows.select(inner))
@@ -72,7 +72,7 @@ def _periods(dataset: Dataset, sessions: pl.Series) -> tuple[list[str], Codes | 
     return periods, np.array([place_of[name] for name in named], np.int64)[numbers - first]
 
 
-def _narrow(codes: Codes, count: int) -> Codes:
+def narrow(codes: Codes, count: int) -> Codes:
     """Return *codes*, all less than *count*, in the narrowest type: a stable sort of 16 bits counts instead of comparing."""
     return codes.astype(np.uint16 if count <= 1 << 16 else np.uint32 if count <= 1 << 32 else np.int64)
 

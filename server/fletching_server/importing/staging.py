@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 
 from fletching_server import disk
@@ -34,6 +33,7 @@ class Staging:
     def __post_init__(self) -> None:
         self._room = threading.Semaphore(2 * self.workers)
         self._stop = threading.Event()
+        self._failures: list[BaseException] = []
         self.digests: dict[str, str] = {}  # of the files that were read, for the records
 
     def run(self) -> list[Staged]:
@@ -47,11 +47,19 @@ class Staging:
             reading = [readers.submit(self._read, place, by_input.get(place, {}), parsers) for place in every]
             try:
                 wait(reading, return_when=FIRST_EXCEPTION)
-            finally:
-                if not all(future.done() and not future.exception() for future in reading):
-                    self._stop.set()
-        found = [staged for staged in _results(reading)]
+            except BaseException as error:  # the user's interrupt
+                self._fail(error)
+                raise
+        if self._failures:
+            raise self._failures[0]
+        found = (staged for future in reading for staged in future.result())
         return sorted(found, key=lambda staged: (staged.input, staged.number))
+
+    def _fail(self, error: BaseException) -> None:
+        """Let all threads stop; the first error is what is told."""
+        if not isinstance(error, _Stopped):
+            self._failures.append(error)
+        self._stop.set()
 
     def _read(self, place: int, before: Mapping[int, Staged], parsers: ThreadPoolExecutor) -> list[Staged]:
         """Return the chunks of one input, parsed by *parsers*."""
@@ -70,8 +78,8 @@ class Staging:
                 self._wait_for_room()
                 futures.append(parsers.submit(self._stage, place, chunk))
             found = [*done, *(future.result() for future in futures)]
-        except BaseException:
-            self._stop.set()
+        except BaseException as error:
+            self._fail(error)
             raise
         self.digests[str(source.path)] = self.digests.get(str(source.path)) or disk.file_digest(source.path)
         self.note(source.bytes - passed, 0)
@@ -93,8 +101,8 @@ class Staging:
             run = sorted_run(plan.dataset, found.frame)
             staged = Staged(place, chunk.number, chunk.end, found.records, len(found.bad), found.frame.height, "")
             done = self.job.stage(staged, run, found.bad)
-        except BaseException:
-            self._stop.set()
+        except BaseException as error:
+            self._fail(error)
             raise
         finally:
             self._room.release()
@@ -108,14 +116,3 @@ def _resumed(before: Mapping[int, Staged]) -> Position:
     while number in before:
         number += 1
     return Position(number, before[number - 1].end if number else 0)
-
-
-def _results(reading: Sequence[Future[list[Staged]]]) -> list[Staged]:
-    """Return what all readers found; the error that stopped them, where there was one."""
-    errors = [error for future in reading if (error := future.exception())]
-    for error in errors:
-        if not isinstance(error, _Stopped):
-            raise error
-    with suppress(_Stopped):
-        return [staged for future in reading for staged in future.result()]
-    raise AssertionError("stopped without a reason")

@@ -17,7 +17,7 @@ from fletching_server.importing.inputs import Input
 LONGEST_LINE: Final = 64 << 20  # a file without line ends is not held in memory whole
 UNREADABLE: Final = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, pa.ArrowException)
 
-_BOM: Final = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def first_line(stream: BinaryIO) -> bytes:
     found = b""
     while b"\n" not in found and (more := stream.read(64 << 10)):
         found += more
-    return found.partition(b"\n")[0].removeprefix(_BOM).rstrip(b"\r")
+    return found.partition(b"\n")[0].removeprefix(BOM).rstrip(b"\r")
 
 
 def blocks(stream: BinaryIO, size: int, quote: bytes = b'"') -> Iterator[bytes]:

@@ -14,7 +14,7 @@ _EXACT: Final = 2.0**53  # beyond it a float no longer holds every whole number
 _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 _ISO_DATES: Final = ("%Y-%m-%d", "%Y%m%d")
 _ISO_TIMES: Final = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-_ZONED: Final = r"\d:\d\d.*(Z|[+-]\d\d:?\d\d)$"
+ZONED: Final = r"\d:\d\d.*(Z|[+-]\d\d:?\d\d)$"
 _ZONED_FORM: Final = "%Y-%m-%d %H:%M:%S%.f%z"
 _DAY_MILLISECONDS: Final = 86_400_000
 _MICROS_PER: Final = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
@@ -56,7 +56,7 @@ class FileColumn:
         """
         values = self._text(form)
         if values.dtype == pl.String:
-            if form is None and values.str.contains(_ZONED).any():
+            if form is None and values.str.contains(ZONED).any():
                 return self._zoned(values, zone)
             plain = values if form else values.str.replace("T", " ", literal=True)
             values = _first_fit(plain, (form,) if form else _ISO_TIMES)
@@ -87,7 +87,7 @@ class FileColumn:
             micros = _where(whole % 1000 == 0, whole // 1000)
         else:
             micros = (self._floats() * _MICROS_PER[unit]).round().cast(pl.Int64, strict=False)
-        return self._checked(micros.cast(pl.Datetime("us", "UTC")), f"a whole number of microseconds, counted in {unit} since 1970")
+        return self._checked(micros.cast(pl.Datetime("us", "UTC")), f"an instant in {unit} since 1970, in whole microseconds")
 
     def _localised(self, values: pl.Series, zone: str) -> pl.Series:
         if getattr(values.dtype, "time_zone", None):
