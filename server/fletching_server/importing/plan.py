@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -98,9 +98,14 @@ def column_names(source: Input, mapping: ImportMapping) -> tuple[str, ...]:
         names = header_names(line.decode(mapping.encoding), mapping.delimiter)
     except (UnicodeDecodeError, LookupError) as error:
         raise InvalidRequest(f"the header of {source.origin} is not {mapping.encoding}: {error}; set encoding") from error
-    if len(set(names)) != len(names):
-        raise InvalidRequest(f"the header of {source.origin} holds a name twice: {', '.join(names)}; list columns in the mapping")
+    check_names(source, names)
     return names
+
+
+def check_names(source: Input, names: Sequence[str]) -> None:
+    """Raise ``InvalidRequest`` where two columns of *source* have the same name."""
+    if len(set(names)) != len(names):
+        raise InvalidRequest(f"the header of {source.origin} holds a name twice: {', '.join(names)}; list columns in a mapping")
 
 
 def sources_of(mapping: ImportMapping, dataset: Dataset, names: tuple[str, ...]) -> dict[str, str]:

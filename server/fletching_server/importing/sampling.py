@@ -16,7 +16,7 @@ from fletching_server.importing.csv_parsing import CsvLayout, parse_block
 from fletching_server.importing.inference import Sample
 from fletching_server.importing.inputs import Input
 from fletching_server.importing.mapping import ImportMapping
-from fletching_server.importing.plan import ImportPlan
+from fletching_server.importing.plan import ImportPlan, check_names
 from fletching_server.importing.raw import Raw
 from fletching_server.importing.readers import Position, chunks
 from fletching_server.importing.text import BOM, blocks, opened_text
@@ -45,6 +45,7 @@ def sampled(source: Input, mapping: ImportMapping | None) -> Sample:
     except (pa.ArrowInvalid, UnicodeError, LookupError) as error:
         raise InvalidRequest(f"cannot read {source.origin}: {str(error).splitlines()[0]}") from error
     table = table.rename_columns([name.strip() for name in table.column_names])
+    check_names(source, table.column_names)
     return Sample(Raw.of_table(table).frame, delimiter)
 
 
