@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from types import TracebackType
@@ -15,7 +16,7 @@ from fletching._akshare_frames import decode
 from fletching._frames import Output, answered, check_output, to_output, to_table
 from fletching._progress import Show, following
 from fletching._scan import scan
-from fletching._transport import Closed
+from fletching._transport import Closed, sent_once
 from fletching_schemas import Action, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.calls import CallInfo, CallRequest
 from fletching_schemas.errors import InvalidRequest, NotBuilt
@@ -48,7 +49,7 @@ class Cache:
         *,
         adjust: str | None = None,
         adjust_ref: Moment = None,
-        as_of: Moment = None,
+        as_of: int | Moment = None,
         max_age: float | None = None,
         profile: str | None = None,
         on_miss: str = "fill",
@@ -69,11 +70,15 @@ class Cache:
         they were, ``hfq`` so that those of the listing go on; volumes and amounts stay. *progress* shows a line on stderr
         while upstream is asked, or calls you with ``{"due", "done", "failed"}``, counts of upstream calls.
 
+        *as_of* reads what was held at an instant (text, date, datetime; a date means the end of that day at the exchange) or at
+        a generation (``info.generation`` of an earlier read, or that of a write), so that a study can be repeated; nothing is
+        fetched for it. ``HistoryGone`` where the past is kept no longer, 7 days unless the settings say otherwise.
+
         Where some symbols cannot be fetched, a read with *info* returns the others whole, and ``info.failed`` says which
         failed, why, and when to ask again; without *info* the first failure is raised. What arrived is kept either way.
 
         An empty answer has its columns. Raises ``UnknownDataset``, ``UnknownSymbol``, ``UnknownColumn``,
-        ``InvalidRequest``, ``SourceError`` and others of ``fletching.Error``; ``NotBuilt`` for *as_of*.
+        ``InvalidRequest``, ``HistoryGone``, ``SourceError`` and others of ``fletching.Error``.
         """
         check_output(output)
         with following(self._transport, progress) as progress_id:
@@ -106,7 +111,7 @@ class Cache:
         *,
         adjust: str | None = None,
         adjust_ref: Moment = None,
-        as_of: Moment = None,
+        as_of: int | Moment = None,
         max_age: float | None = None,
         profile: str | None = None,
         on_miss: str = "fill",
@@ -146,7 +151,7 @@ class Cache:
         *,
         adjust: str | None = None,
         adjust_ref: Moment = None,
-        as_of: Moment = None,
+        as_of: int | Moment = None,
         max_age: float | None = None,
         profile: str | None = None,
         on_miss: str = "fill",
@@ -238,21 +243,41 @@ class Cache:
         time: str | None = None,
         mode: str = "upsert",
         partition: str | None = None,
+        evolve: bool = False,
+        key: str | None = None,
     ) -> WriteResult:
         """Return once *data* is on stable storage in the user table *table*, visible whole to every later read.
 
         *data*: Polars, pandas, or an Arrow table, batch or reader. The first write of a table names its *keys* (the
         symbol's column first) and, where they do not tell, its *time* column; instants without zone are taken as UTC.
         *mode*: ``upsert`` replaces rows of equal key, ``append`` refuses them, ``replace`` puts the rows in place of the
-        whole table. *partition*: ``year`` (default), ``month`` or ``day``, for a new table.
+        whole table. *partition*: ``year`` (default), ``month`` or ``day``, for a new table. *evolve* lets the rows bring new
+        columns, null in older rows, and wider types, such as int64 for int32. The write happens once, however often it is
+        sent: *key* names it, a new one each time unless you repeat a write of yours.
         Raises ``InvalidRequest`` naming column, row and value where the rows do not fit the table.
         """
-        request = WriteRequest(table, keys, time, mode, partition)  # type: ignore[arg-type]  # checked by the request
-        return self._transport.write(request, to_table(data))
+        named = uuid.uuid4().hex if key is None else key
+        request = WriteRequest(table, keys, time, mode, partition, key=named, evolve=evolve)  # type: ignore[arg-type]  # checked
+        return sent_once(self._transport, request, to_table(data))
 
     def delete(self, table: str) -> dict[str, Any]:
-        """Delete a user table, or all that is held of a sourced dataset; returns how many rows went."""
+        """Delete a user table with its past, or all that is held of a sourced dataset; returns how many rows went."""
         return self._object(Action.DELETE, dataset=table)
+
+    def retention(self, dataset: str, history_days: float | None = None) -> dict[str, Any]:
+        """Keep the past of *dataset* for *history_days* from now on (0: not at all; None: as the server's settings say)."""
+        return self._object(Action.RETENTION, dataset=dataset, history_days=history_days)
+
+    def vacuum(self, dataset: str | None = None, history_days: float | None = None) -> dict[str, Any]:
+        """Free the disk of the past of *dataset* (None: of all) that is older than it is kept, or than *history_days*.
+
+        What is held now stays. Returns the bytes that left. A server does it by itself once an hour.
+        """
+        return self._object(Action.VACUUM, dataset=dataset, history_days=history_days)
+
+    def compact(self, dataset: str) -> dict[str, Any]:
+        """Fold the journal of *dataset* into its partitions now, and return how many segments that were."""
+        return self._object(Action.COMPACT, dataset=dataset)
 
     # Looking
 

@@ -16,7 +16,7 @@ import pyarrow.flight as fl
 
 from fletching._forking import check_usable, note_closed, watch
 from fletching._parts import LargeAnswer, may_be_large
-from fletching._transport import Answer
+from fletching._transport import Answer, Unacknowledged
 from fletching_schemas import TABLE_ACTIONS, Action, ReadInfo, ReadRequest, WriteRequest, WriteResult, headers
 from fletching_schemas.errors import Error, InvalidRequest, ServerUnreachable, SourceTimeout, error_from_code
 from fletching_schemas.requests import action_body
@@ -148,7 +148,7 @@ class FlightTransport:
         finally:
             writer.close()  # where the server refused, this raises its reason in place of "stream closed"
         if acknowledged is None:
-            raise Error("the server ended the write without acknowledging it; write again (mode='upsert' is safe to repeat)")
+            raise Unacknowledged("the server ended the write without acknowledging it; write again with the same key")
         return WriteResult.from_bytes(acknowledged.to_pybytes())
 
     def schema(self, dataset: str) -> pa.Schema:

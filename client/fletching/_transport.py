@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import pyarrow as pa
 
 from fletching_schemas import Action, ReadInfo, ReadRequest, WriteRequest, WriteResult
-from fletching_schemas.errors import InvalidRequest
+from fletching_schemas.errors import Error, InvalidRequest, ServerUnreachable
 
 
 class Answer(Protocol):
@@ -62,6 +62,24 @@ class Transport(Protocol):
     def close(self) -> None:
         """Let go of the engine or the connection."""
         ...
+
+
+_ATTEMPTS: Final = 3
+
+
+def sent_once(transport: Transport, request: WriteRequest, rows: pa.Table) -> WriteResult:
+    """Return what a write did; sent again where the connection broke, which is safe, as the server knows its key."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return transport.write(request, rows)
+        except (ServerUnreachable, Unacknowledged):
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("not reached")
+
+
+class Unacknowledged(Error):  # noqa: N818  # as its siblings
+    """A write ended without a word: it may have been stored, or not."""
 
 
 class Closed:

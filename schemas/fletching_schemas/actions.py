@@ -18,6 +18,8 @@ class Action(StrEnum):
     INVALIDATE = "invalidate"
     DELETE = "delete"
     COMPACT = "compact"
+    RETENTION = "retention"
+    VACUUM = "vacuum"
     VERIFY = "verify"
     PROVENANCE = "provenance"
     RESTATEMENTS = "restatements"
@@ -37,6 +39,8 @@ ACTION_HELP: Final[dict[Action, str]] = {
     Action.INVALIDATE: "Forgets that cells are held, so that the next read fetches them. Body: dataset, symbols, start, end.",
     Action.DELETE: "Deletes a user table, or what is held of a sourced dataset. Body: dataset.",
     Action.COMPACT: "Folds the journal into partitions now. Body: dataset.",
+    Action.RETENTION: "Says how long the past of a dataset is kept. Body: dataset, history_days (none: as the settings say).",
+    Action.VACUUM: "Frees the disk of the past that is kept no longer. Body: dataset (none: all), history_days.",
     Action.VERIFY: "Checks every file, checksum and coverage fact of the store, and lists what is wrong.",
     Action.PROVENANCE: "Table of fills: who delivered what, when, and how it was checked. Body: dataset, symbols, start, end.",
     Action.RESTATEMENTS: "Table of settled rows that came back changed, before and after. Body: dataset, symbols, start, end.",

@@ -9,6 +9,7 @@
       UnknownSymbol       (KeyError)             names the nearest symbols that exist
       UnknownFunction     (AttributeError)       names the nearest functions that the source's library has
       NotCached           (LookupError)          on_miss="error", and some cells are not held
+      HistoryGone         (LookupError)          as_of lies before what is kept of the past
       SourceError                                upstream could not deliver
         SourceUnavailable                        it failed, or none is configured; a retry may help
           SourceThrottled                        upstream throttles or bans us, or our own budget is spent: see retry_at
@@ -42,6 +43,7 @@ __all__ = [
     "BadSourceData",
     "CorruptFile",
     "Error",
+    "HistoryGone",
     "InternalError",
     "InvalidRequest",
     "ListenFailed",
@@ -134,6 +136,12 @@ class NotCached(Error, LookupError):
     """The read was asked to fail where cells are not held (``on_miss="error"``)."""
 
     code = "not_cached"
+
+
+class HistoryGone(Error, LookupError):
+    """The dataset cannot be read as of that moment: it did not exist, or its past is kept no longer."""
+
+    code = "history_gone"
 
 
 class SourceError(Error):

@@ -96,7 +96,7 @@ class ReadInfo:
     ``age_seconds`` is the age of the oldest cell in the answer whose session had not settled when it was fetched, None
     without any. ``stale`` says that some cells are older than the dataset's rule allows, because upstream could not be asked
     (``symbols`` has its error) or because they are refreshed in the background meanwhile. ``symbols`` has the status of each
-    symbol, in order.
+    symbol, in order. ``generation`` is that of the dataset when it was read: ``as_of`` it gives the same rows again.
     """
 
     dataset: str
@@ -114,6 +114,7 @@ class ReadInfo:
     symbols: dict[str, SymbolStatus] = field(default_factory=dict)
     adjustment: Adjustment | None = None
     milliseconds: float = 0.0
+    generation: int = 0
 
     @property
     def tier(self) -> str:
@@ -170,6 +171,7 @@ class ReadInfo:
             ("upstream calls", f"{self.upstream_calls}{joined}"),
             ("gaps", f"{len(self.gaps) + self.gaps_omitted}" + (f", first {self.gaps[0]}" if self.gaps else "")),
             ("freshness", age),
+            ("generation", f"{self.generation}"),
             *told,
             ("time", f"{self.milliseconds:.2f} ms"),
         ]
@@ -197,6 +199,7 @@ def put_together(infos: Sequence[ReadInfo]) -> ReadInfo:
         whole.tell_gaps(info.gaps)
         whole.symbols |= info.symbols
     whole.partitions = max(info.partitions for info in infos)
+    whole.generation = infos[0].generation  # parts are of one
     whole.milliseconds = max(info.milliseconds for info in infos)
     whole.age_seconds = max((info.age_seconds for info in infos if info.age_seconds is not None), default=None)
     whole.stale = any(info.stale for info in infos)
@@ -226,7 +229,7 @@ def _adjustment(sent: dict[str, str] | None) -> Adjustment | None:
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What a write left: rows taken, rows of the table that they replaced in place, whether the table is new."""
+    """What a write left: rows taken, whether the table is new, and its generation, as of which it can be read again."""
 
     table: str
     rows: int

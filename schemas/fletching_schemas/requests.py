@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 from fletching_schemas.datasets import DATASET_NAME, decode_json
-from fletching_schemas.errors import InvalidRequest, NotBuilt
+from fletching_schemas.errors import InvalidRequest
 from fletching_schemas.filters import FILTERS, Filter, check_size, from_document, to_document
 
 if TYPE_CHECKING:
@@ -51,6 +51,17 @@ def parse_moment(value: Day, what: str) -> date | datetime | None:
         raise InvalidRequest(
             f"{what}={value!r:.90} is not a date; write '2024-03-20', '2024-03-20T09:30' or pass a date"
         ) from error
+
+
+def _generation_or_moment(value: int | Day) -> int | date | datetime | None:
+    """Return *value* as a generation, which is a whole number, or as what ``parse_moment`` makes of it."""
+    if isinstance(value, bool):
+        raise InvalidRequest(f"as_of={value}; it is a generation or an instant")
+    if isinstance(value, int):
+        if not 0 <= value < 2**63:
+            raise InvalidRequest(f"as_of={value}; a generation is a whole number that a read or a write has told")
+        return value
+    return parse_moment(value, "as_of")
 
 
 def _names(values: str | Sequence[str] | None, what: str) -> tuple[str, ...] | None:
@@ -150,11 +161,12 @@ class ReadRequest(_Wire):
     """One read: which rows of which dataset, how fresh, and what to do where they are not held.
 
     ``start`` and ``end`` are inclusive. A date covers its whole session; a naive datetime is in the time zone of the
-    dataset's exchange (UTC where it has none). ``symbols`` and ``columns`` of None mean all. ``adjust`` computes prices as
-    of ``adjust_ref`` (a session; None: the last one of the range). ``progress_id`` is a name, made up by the client, under
-    which the action ``progress`` tells how far the read is. ``where`` keeps those rows only that the filter wants (see
-    ``filters``), ``limit`` the first so many of them; both apply to the rows that a read without them would give, adjusted
-    prices included. ``cache.scan`` sends them.
+    dataset's exchange (UTC where it has none). ``symbols`` and ``columns`` of None mean all. ``adjust`` computes prices as of
+    ``adjust_ref`` (a session; None: the last one of the range). ``as_of`` reads what the dataset was at a generation (a whole
+    number, from ``ReadInfo`` or ``WriteResult``) or an instant; a date means the end of that day. ``progress_id`` is a name,
+    made up by the client, under which the action ``progress`` tells how far the read is. ``where`` keeps those rows only that
+    the filter wants (see ``filters``), ``limit`` the first so many of them; both apply to the rows that a read without them
+    would give, adjusted prices included. ``cache.scan`` sends them.
     """
 
     kind = "read"
@@ -166,7 +178,7 @@ class ReadRequest(_Wire):
     columns: tuple[str, ...] | None = None
     adjust: Adjust | None = None
     adjust_ref: date | None = None
-    as_of: str | None = None
+    as_of: int | date | datetime | None = None
     max_age: float | None = None
     profile: str | None = None
     on_miss: OnMiss = "fill"
@@ -185,8 +197,7 @@ class ReadRequest(_Wire):
         self._check_range()
         self._check_adjust()
         self._check_selection()
-        if self.as_of is not None:
-            raise NotBuilt(f"as_of={self.as_of!r:.40}: as_of is not built yet; leave it out to read the present state")
+        object.__setattr__(self, "as_of", _generation_or_moment(self.as_of))
 
     def _check_limits(self) -> None:
         _one_of(self.on_miss, _ON_MISS, "on_miss")
@@ -286,6 +297,8 @@ class WriteRequest(_Wire):
     mode: WriteMode = "upsert"
     partition: str | None = None
     rows: int | None = None
+    key: str | None = None
+    evolve: bool = False
 
     def __post_init__(self) -> None:
         _check_dataset(self.table)
@@ -297,6 +310,11 @@ class WriteRequest(_Wire):
             raise InvalidRequest(f"time={self.time!r:.40}; it is the name of a column")
         if self.rows is not None and (not isinstance(self.rows, int) or isinstance(self.rows, bool) or self.rows < 0):
             raise InvalidRequest(f"rows={self.rows!r:.40}; it is the number of rows that follow")
+        if self.key is not None and not isinstance(self.key, str):
+            raise InvalidRequest(f"key={self.key!r:.40}; it is a name, made up anew for each write")
+        _names(self.key, "key")
+        if not isinstance(self.evolve, bool):
+            raise InvalidRequest(f"evolve={self.evolve!r:.40}; it is true or false")
 
 
 @dataclass(frozen=True)

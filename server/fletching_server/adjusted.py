@@ -91,7 +91,7 @@ class AdjustedReads:
         Raises ``InvalidRequest`` where the dataset's prices cannot be adjusted, ``NotCached`` where only what is held may
         be used and its factors are not.
         """
-        dataset = self._store.state(request.dataset).dataset
+        dataset = self._reads.pictures.picture(request).dataset
         prepared = self._prepared.get(request)
         if prepared is None or prepared.dataset is not dataset:
             prepared = self._prepare(request, dataset)
@@ -162,6 +162,8 @@ class AdjustedReads:
         self, request: ReadRequest, factors: str, symbols: Sequence[str], through: int, raw: Answer, principal: str
     ) -> _Book:
         """Return a book that has the factors of *symbols*, as fresh as the request wants them."""
+        if request.as_of is not None:
+            return self._past_book(request, factors, symbols)
         book, generation = self._books.get(factors), self._store.state(factors).generation
         if book is None or book.generation != generation:
             book = self._books[factors] = _Book(generation)
@@ -169,6 +171,19 @@ class AdjustedReads:
         checked = book.checked
         missing = [symbol for symbol in symbols if checked.get(symbol, oldest) <= oldest]
         return self._looked(request, factors, missing, through, raw, principal) if missing else book
+
+    def _past_book(self, request: ReadRequest, factors: str, symbols: Sequence[str]) -> _Book:
+        """Return the factors of *symbols* as they were known at the moment that *request* means."""
+        asked = self._reads.pictures.settled(ReadRequest(factors, as_of=request.as_of))
+        state = self._reads.pictures.picture(asked)
+        known = tuple(symbol for symbol in symbols if symbol in set(state.symbols))
+        table = (
+            self._reads.read(replace(asked, symbols=known), "embedded").table() if known else state.dataset.schema.empty_table()
+        )
+        found = factor_steps(state.dataset, table)
+        book = _Book(state.generation)
+        book.steps |= {symbol: found.get(symbol) for symbol in symbols}
+        return book
 
     def _looked(
         self, request: ReadRequest, factors: str, symbols: Sequence[str], through: int, raw: Answer, principal: str

@@ -149,6 +149,16 @@ def _ascends(keys: pl.DataFrame) -> bool:
     return ordered.null_count() == 0 and ordered.all()
 
 
+def strictly_ascends(keys: pl.DataFrame) -> bool:
+    """Return whether every row comes surely after the one above it, so that the rows are in order and no key is there twice."""
+    *earlier, last = map(_neighbours, keys.get_columns())
+    (now, before) = last
+    ordered = now > before
+    for now, before in reversed(earlier):
+        ordered = (now > before) | ((now == before) & ordered)
+    return ordered.null_count() == 0 and bool(ordered.all())
+
+
 def _check_sorted(dataset: Dataset, table: pa.Table, what: str) -> None:
     keys = key_frame(table, dataset.sort_keys)
     if not _ascends(keys):

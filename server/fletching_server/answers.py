@@ -110,7 +110,7 @@ class Answers:
             dropped = connection.execute(gone).rowcount
         if dropped:
             log.warning("a kept answer is damaged or missing; it will be fetched again", function=stored.function)
-            disk.remove(self._folder / "files" / stored.file, Removal.FORGET)
+            disk.let_go(self._folder / "files" / stored.file, Removal.FORGET)
 
     def put(self, asked: Stored, table: pa.Table) -> bool:
         """Keep *table* in place of what was kept under the key; False where it alone is larger than all may be."""
@@ -130,7 +130,7 @@ class Answers:
             connection.execute(_answers.insert().values(**values, **place))
             leaving = [*old, *self._evict(connection)]
         for file in leaving:
-            disk.remove(self._folder / "files" / file, Removal.FORGET)
+            disk.let_go(self._folder / "files" / file, Removal.FORGET)
         return True
 
     def _evict(self, connection: sa.Connection) -> list[str]:
@@ -236,7 +236,7 @@ class Answers:
         self._count = itertools.count(last + 1)
         for path in (self._folder / "files").iterdir():  # left by a process that died between file and database
             if path.name not in kept:
-                disk.remove(path, Removal.FORGET)
+                disk.let_go(path, Removal.FORGET)
         return database
 
 

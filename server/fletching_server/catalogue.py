@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
 from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
+from fletching_server import history
 from fletching_server import tables as t
+from fletching_server.clock import Clock, SystemClock
 from fletching_server.failpoints import CatalogueConnection
-from fletching_server.snapshot import DatasetState
+from fletching_server.group_commit import GroupCommit
+from fletching_server.history import Moment, Written
+from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.volume import volume_of
 
-FORMAT_VERSION: Final = 2
+HISTORY_DAYS: Final = 7.0
+_DAY_SECONDS: Final = 86_400.0
+_HISTORY_SINCE: Final = 3  # the format that first kept the past
+FORMAT_VERSION: Final = 3
 
 
 class Change(Protocol):
@@ -33,8 +41,11 @@ class Change(Protocol):
         """The dataset that changes."""
         ...
 
-    def write(self, connection: sa.Connection, seq: int) -> None:
-        """Apply the change to the database inside the commit's transaction."""
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Apply the change to the database inside the commit's transaction.
+
+        Returns the files that neither the present nor the past refers to any more.
+        """
         ...
 
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState | None:
@@ -54,25 +65,38 @@ class Watcher(Protocol):
         ...
 
 
+class Committed(NamedTuple):
+    """What a commit did: its number, and the files that nothing refers to any more."""
+
+    seq: int
+    gone: Sequence[StoredFile]
+
+
 @dataclass
 class _Pending:
     change: Change
-    done: threading.Event = field(default_factory=threading.Event)
     seq: int = 0
     sent: bool = False
+    gone: Sequence[StoredFile] = ()
     error: BaseException | None = None
 
 
 class Catalogue:
     """The durable list of datasets, files and coverage of one store."""
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
-        """Open the database at *path*; ``StoreError`` where there is none and *create* is False."""
+    def __init__(
+        self, path: Path, *, create: bool = True, clock: Clock | None = None, history_days: float = HISTORY_DAYS
+    ) -> None:
+        """Open the database at *path*; ``StoreError`` where there is none and *create* is False.
+
+        Superseded files stay part of it for *history_days* by *clock*, so that the past can be read.
+        """
+        self._clock, self.history_days = clock or SystemClock(), history_days
+        self._at = 0.0
         self._volume = volume_of(path)
-        self._engine = _connect(path, create=create)
-        self._queue: list[_Pending] = []
-        self._queue_lock = threading.Lock()
-        self._leading = False
+        self._engine = _connect(path, create=create, now=self._clock.now().timestamp())
+        self._writing: sa.Connection | None = None
+        self._commits = GroupCommit(self._commit_batch)
         self._states: dict[str, DatasetState] = {}
         self._listeners: list[Callable[[str], None]] = []
         self.watchers: list[Watcher] = []
@@ -82,9 +106,13 @@ class Catalogue:
 
     def reload(self) -> None:
         """Read the picture from the database anew: at the start, and after a repair."""
-        with self._engine.connect() as connection:
-            _check_version(connection)
-            self._show(*t.load_states(connection))
+        try:
+            with self._engine.connect() as connection:
+                _check_version(connection)
+                self._at = connection.execute(sa.select(sa.func.max(t.commits.c.at))).scalar() or 0.0
+                self._show(*t.load_states(connection))
+        except sa.exc.DatabaseError as error:
+            raise _explained(error, "the catalogue cannot be read") from error
 
     def _show(self, states: dict[str, DatasetState], seq: int) -> None:
         """Replace the picture, and let nobody believe meanwhile that it stays as it was."""
@@ -108,23 +136,14 @@ class Catalogue:
         """Call *listener* with a dataset's name after each commit; it must be quick and must not commit."""
         self._listeners.append(listener)
 
-    def commit(self, change: Change) -> int:
-        """Make *change* durable and visible, and return its commit number; shares a sync with others that wait."""
+    def commit(self, change: Change) -> Committed:
+        """Make *change* durable and visible, and return what that did; shares a sync with others that wait."""
         self._volume.check()
         pending = _Pending(change)
-        with self._queue_lock:
-            self._queue.append(pending)
-            lead, self._leading = not self._leading, True
-        while lead:
-            with self._queue_lock:
-                batch, self._queue = self._queue, []
-                lead = self._leading = bool(batch)
-            if batch:
-                self._commit_batch(batch)
-        pending.done.wait()
+        self._commits.run(pending)
         if pending.error:
             raise pending.error
-        return pending.seq
+        return Committed(pending.seq, pending.gone)
 
     def _commit_batch(self, batch: list[_Pending]) -> None:
         try:
@@ -138,9 +157,6 @@ class Catalogue:
                 for pending in batch:
                     self._commit_batch([pending])
                 return
-        finally:
-            for pending in batch:
-                pending.done.set()
 
     def _tell(self, batch: list[_Pending], error: Exception) -> None:
         """Tell who waits, after what the database holds has been looked up: an error of COMMIT leaves open what became of it."""
@@ -154,39 +170,104 @@ class Catalogue:
 
     def _transact(self, batch: list[_Pending]) -> None:
         states, seq = dict(self._states), self._seq
-        with self._engine.begin() as connection:
+        at = max(self._at, self._clock.now().timestamp())  # a clock that goes back must not mix up the past
+        with self._transaction() as connection:
             for pending in batch:
                 seq += 1
                 pending.seq, change = seq, pending.change
-                change.write(connection, seq)
                 state = change.amend(states.get(change.dataset), seq)
+                moment = Moment(seq, at, self.history_days, state.shape if state else 0)
+                pending.gone = change.write(connection, moment)
+                connection.execute(t.commits.insert(), {"seq": seq, "dataset": change.dataset, "at": at})
                 states.pop(change.dataset, None)
                 if state is not None:
                     states[change.dataset] = replace(state, generation=seq)
             for pending in batch:
                 pending.sent = True  # from here on an error does not mean that nothing was committed: no second try
+        self._at = at
         self._show(states, seq)
         for pending in batch:
             for listener in self._listeners:
                 listener(pending.change.dataset)
 
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """Yield the connection of all commits, which take turns: making one costs as much as using it. A failure ends it."""
+        if self._writing is None:
+            self._writing = self._engine.connect()
+        try:
+            with self._writing.begin():
+                yield self._writing
+        except BaseException:
+            failed, self._writing = self._writing, None
+            with suppress(sa.exc.SQLAlchemyError):
+                failed.close()
+            raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """Yield a connection for looking."""
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            raise _explained(error, "the catalogue cannot be read") from error
+
+    def past(self, dataset: str, generation: int) -> DatasetState:
+        """Return what *dataset* was at *generation*; ``HistoryGone`` where nobody knows any more."""
+        with self._reading() as connection:
+            return history.past(connection, dataset, generation)
+
+    def generation_at(self, dataset: str, instant: float) -> int | None:
+        """Return the generation of *dataset* at *instant* (seconds since 1970); None before the first that is recorded."""
+        with self._reading() as connection:
+            return history.generation_at(connection, dataset, instant)
+
+    def written(self, keys: Sequence[str]) -> dict[str, Written]:
+        """Return what the writes did that clients called by one of *keys*, as far as there were such."""
+        if not keys:
+            return {}
+        with self._reading() as connection:
+            return history.written(connection, keys)
+
+    def cutoff(self, dataset: str, history_days: float | None = None) -> float:
+        """Return the instant (seconds since 1970) before which the past of *dataset* is kept no longer."""
+        with self._reading() as connection:
+            days = history.kept_days(connection, dataset, Moment(0, 0.0, self.history_days))
+        return self._clock.now().timestamp() - _DAY_SECONDS * (days if history_days is None else history_days)
+
+    def bytes(self, dataset: str | None = None, *, retired: bool = False) -> int:
+        """Return how many bytes the files of *dataset* (None: of all) take; with *retired* those only that the past needs."""
+        query = sa.select(sa.func.sum(t.files.c.bytes))
+        query = query if dataset is None else query.where(t.files.c.dataset == dataset)
+        query = query.where(t.files.c.retired.is_not(None)) if retired else query
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    def paths(self) -> set[str]:
+        """Return the paths of all files that the present or the past refers to."""
+        with self._reading() as connection:
+            return set(history.paths(connection))
+
     def rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
         """Return what *query* finds now: for the records, which nothing in memory holds."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def integrity(self) -> list[str]:
         """Return what SQLite itself finds wrong with the database."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             answers = connection.execute(sa.text("PRAGMA quick_check")).scalars().all()
         return [f"catalogue: {answer}" for answer in answers if answer != "ok"]
 
     def close(self) -> None:
         """Close the database; the write-ahead log is folded into it."""
+        if self._writing is not None:
+            self._writing.close()
         self._engine.dispose()
 
 
-def _connect(path: Path, *, create: bool) -> sa.Engine:
+def _connect(path: Path, *, create: bool, now: float) -> sa.Engine:
     url = sa.URL.create("sqlite", database=str(path))  # not as text: a folder's name may hold any character
     engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False, "factory": CatalogueConnection})
 
@@ -208,7 +289,7 @@ def _connect(path: Path, *, create: bool) -> sa.Engine:
                         "or use another folder; nothing was changed"
                     )
                 connection.execute(t.meta.insert().values(key="format_version", value=str(FORMAT_VERSION)))
-            _upgrade(connection)
+            _upgrade(connection, now)
     except sa.exc.DatabaseError as error:
         engine.dispose()
         raise _explained(error, f"cannot open the catalogue {path}") from error
@@ -231,7 +312,7 @@ def _failed_sync(error: BaseException) -> bool:
     return getattr(original, "sqlite_errorcode", None) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}
 
 
-def _upgrade(connection: sa.Connection) -> None:
+def _upgrade(connection: sa.Connection, now: float) -> None:
     """Bring the tables of an older format up to this one; new tables have been created already."""
     found = connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).scalar() or ""
     if not found.isdecimal() or int(found) >= FORMAT_VERSION:
@@ -240,6 +321,11 @@ def _upgrade(connection: sa.Connection) -> None:
         if int(found) < since:
             kind = column.type.compile(connection.dialect)
             connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))  # names of our own
+    for since, statement in t.ADDED_FACTS:
+        if int(found) < since:
+            connection.execute(sa.text(statement))
+    if int(found) < _HISTORY_SINCE:
+        history.begin_all(connection, now)
     connection.execute(t.meta.update().where(t.meta.c.key == "format_version").values(value=str(FORMAT_VERSION)))
 
 

@@ -6,11 +6,14 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from fletching_schemas import Dataset
+from fletching_server import history
 from fletching_server import tables as t
+from fletching_server.history import Moment
 from fletching_server.restatement import Restated
 from fletching_server.snapshot import DatasetState, Fact, StoredFile
 from fletching_server.spans import Adjacent, Days, Span, Spans, overlay, without
@@ -48,33 +51,118 @@ def _cover(coverage: dict[str, Spans], facts: Iterable[Fact], adjacent: Adjacent
     return coverage | {symbol: overlay(coverage.get(symbol, ()), new, adjacent) for symbol, new in fresh.items()}
 
 
+def placed(file: StoredFile, seq: int, shape: int) -> StoredFile:
+    """Return *file* as commit *seq* makes it part of a dataset of *shape*."""
+    return replace(file, seq=seq, rank=file.rank or (seq if file.kind == "segment" else 0), shape=shape, read_shape=shape)
+
+
+def _insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
+    if files:
+        connection.execute(t.files.insert(), [t.file_row(placed(file, moment.seq, moment.shape)) for file in files])
+
+
 @dataclass(frozen=True)
 class Define:
-    """Record a dataset, or what its source promises of it now; ``LookupError`` where a *new* one is there already."""
+    """Record a dataset, or what its source promises of it now."""
 
     definition: Dataset
     source: str | None
-    new: bool = False
 
     @property
     def dataset(self) -> str:
         """The dataset that changes."""
         return self.definition.name
 
-    def write(self, connection: sa.Connection, seq: int) -> None:
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Replace the definition."""
-        connection.execute(t.datasets.delete().where(t.datasets.c.name == self.dataset))
-        connection.execute(
-            t.datasets.insert().values(name=self.dataset, source=self.source, definition=self.definition.to_json(), seq=seq)
-        )
+        held = connection.execute(sa.select(t.datasets).where(t.datasets.c.name == self.dataset)).first()
+        values = {"source": self.source, "definition": self.definition.to_json(), "seq": moment.seq}
+        if held is None:
+            connection.execute(t.datasets.insert().values(name=self.dataset, shape=0, since=moment.seq, **values))
+            history.begin(connection, self.dataset, moment, moment.seq - 1)
+        else:
+            connection.execute(t.datasets.update().where(t.datasets.c.name == self.dataset).values(values))
+        history.define(connection, self.definition, held.shape if held else 0, moment.seq)
+        return ()
 
     def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
         """Return the picture with the new definition; files and coverage stay."""
         if state is None:
             return DatasetState(self.definition, self.source)
-        if self.new:
-            raise LookupError(f"somebody else has just created {self.dataset}")
         return replace(state, dataset=self.definition, source=self.source)
+
+
+class WriteKey(NamedTuple):
+    """What a client calls one write of its own, and what it asked with it."""
+
+    key: str
+    digest: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Write:
+    """Add what users wrote, all of it or nothing: files, and the table's definition where it is new or has other columns.
+
+    With *replaces* nothing that was there before counts any more. With ``expected_generation`` the change holds only while
+    nothing else was committed to the table, with ``expected_shape`` only while it has the same columns, and with *new* only
+    while there is none. ``LookupError`` else.
+    """
+
+    dataset: str
+    added: tuple[StoredFile, ...]
+    definition: Dataset | None = None
+    new: bool = False
+    replaces: bool = False
+    expected_generation: int | None = None
+    expected_shape: int | None = None
+    keys: tuple[WriteKey, ...] = ()
+
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Record definition, files and keys."""
+        if self.definition is not None:
+            self._define(connection, self.definition, moment)
+        gone: Sequence[StoredFile] = ()
+        if self.replaces and not self.new:
+            gone = history.retire_all(connection, self.dataset, moment)
+            history.begin(connection, self.dataset, moment, moment.seq - 1)
+        _insert_files(connection, self.added, moment)
+        rows = [
+            {**key._asdict(), "dataset": self.dataset, "created": self.new, "seq": moment.seq, "at": moment.at}
+            for key in self.keys
+        ]
+        if rows:
+            connection.execute(t.writes.insert(), rows)
+        return gone
+
+    def _define(self, connection: sa.Connection, definition: Dataset, moment: Moment) -> None:
+        if self.new:
+            Define(definition, None).write(connection, moment)
+            return
+        chosen = t.datasets.update().where(t.datasets.c.name == self.dataset)
+        connection.execute(chosen.values(definition=definition.to_json(), shape=moment.shape))
+        history.define(connection, definition, moment.shape, moment.seq)
+
+    def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
+        """Return the picture with the new rows."""
+        if self.new != (state is None):
+            raise LookupError(f"somebody else has just {'created' if self.new else 'deleted'} {self.dataset}")
+        known = state or DatasetState(_defined(self.definition), None)
+        if self.expected_generation not in {None, known.generation}:
+            raise LookupError(f"{self.dataset} has moved on")
+        if self.expected_shape not in {None, known.shape}:
+            raise LookupError(f"{self.dataset} has other columns now")
+        held = () if self.replaces else known.files
+        if self.definition is not None and not self.new:
+            known = replace(known, dataset=self.definition, shape=known.shape + 1)
+            held = tuple(replace(file, read_shape=known.shape) for file in held)
+        return replace(known, files=(*held, *(placed(file, seq, known.shape) for file in self.added)))
+
+
+def _defined(definition: Dataset | None) -> Dataset:
+    if definition is None:
+        raise LookupError("a new table has no definition")
+    return definition
 
 
 @dataclass(frozen=True)
@@ -98,10 +186,10 @@ class Fill:
     restated_count: int = 0
     rule: str = ""
 
-    def write(self, connection: sa.Connection, seq: int) -> None:
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Insert segment, coverage and provenance."""
-        if self.segment:
-            connection.execute(t.files.insert().values(t.file_row(self.segment, seq)))
+        seq = moment.seq
+        _insert_files(connection, (self.segment,) if self.segment else (), moment)
         _insert_facts(connection, self.dataset, self.facts, seq)
         connection.execute(
             t.provenance.insert().values(
@@ -125,55 +213,48 @@ class Fill:
         ]
         if rows:
             connection.execute(t.restatements.insert(), rows)
+        return ()
 
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
         """Return the picture with the segment and its coverage."""
         known = _known(state, self.dataset)
-        added = (replace(self.segment, seq=seq),) if self.segment else ()
+        added = (placed(self.segment, seq, known.shape),) if self.segment else ()
         coverage = _cover(dict(known.coverage), self.facts, self.adjacent)
         return replace(known, files=(*known.files, *added), coverage=coverage)
 
 
 @dataclass(frozen=True)
 class Swap:
-    """Put *added* files in place of *removed* ones, in one step: a user's write, a compaction, a replaced table.
+    """Put *added* files, which hold the same rows, in place of *removed* ones: a compaction.
 
-    With ``folded_through`` (a commit number) the coverage that rested on the removed files rests on none from now on,
-    and its rows up to that commit are joined, so that they do not accumulate. With ``expected_generation`` the change
-    holds only while nothing else was committed to the dataset. ``LookupError`` where the world has moved on.
+    ``folded_through`` is a rank: the coverage that rested on segments up to it rests on no file from now on, and its rows are
+    joined, so that they do not accumulate; all these segments are in partitions now, or, with *merged*, in a larger segment.
+    ``LookupError`` where the world has moved on.
     """
 
     dataset: str
     added: tuple[StoredFile, ...]
     removed: tuple[StoredFile, ...]
     adjacent: Adjacent
-    folded_through: int | None = None
-    expected_generation: int | None = None
+    folded_through: int
+    merged: bool = False
 
-    def write(self, connection: sa.Connection, seq: int) -> None:
-        """Exchange the rows of the files and, after folding, join those of the coverage."""
-        _delete_files(connection, self.removed)
-        if self.added:
-            connection.execute(t.files.insert(), [t.file_row(file, seq) for file in self.added])
-        if self.folded_through is not None:
-            touched = sorted({symbol for file in self.removed if file.kind == "segment" for symbol in file.symbols})
-            for start in range(0, len(touched), 500):  # SQLite bounds the parameters of one statement
-                _join_coverage(connection, self.dataset, touched[start : start + 500], self.folded_through, self.adjacent)
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Exchange the rows of the files, and join those of the coverage."""
+        gone = history.retire(connection, self.dataset, self.removed, moment)
+        _insert_files(connection, self.added, moment)
+        if not self.merged:
+            gone += history.folded(connection, self.dataset, self.folded_through, moment)
+        touched = sorted({symbol for file in self.removed if file.kind == "segment" for symbol in file.symbols})
+        for start in range(0, len(touched), 500):  # SQLite bounds the parameters of one statement
+            _join_coverage(connection, self.dataset, touched[start : start + 500], self.folded_through, self.adjacent)
+        return gone
 
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
         """Return the picture with the new file list; what was known stays known."""
         known, gone = _known(state, self.dataset), {file.id for file in self.removed}
-        if self.expected_generation not in {None, known.generation}:
-            raise LookupError(f"{self.dataset} has moved on")
         kept = tuple(file for file in known.files if file.id not in gone)
-        return replace(known, files=(*kept, *(replace(file, seq=seq) for file in self.added)))
-
-
-def _delete_files(connection: sa.Connection, removed: Sequence[StoredFile]) -> None:
-    for file in removed:
-        found = connection.execute(t.files.delete().where(t.files.c.id == file.id)).rowcount
-        if not found:
-            raise LookupError(f"{file.path} is no longer part of {file.dataset}")
+        return replace(known, files=(*kept, *(placed(file, seq, known.shape) for file in self.added)))
 
 
 def _join_coverage(connection: sa.Connection, dataset: str, symbols: Sequence[str], through: int, adjacent: Adjacent) -> None:
@@ -198,10 +279,9 @@ class Forget:
     adjacent: Adjacent
     removed: tuple[StoredFile, ...] = ()
 
-    def write(self, connection: sa.Connection, seq: int) -> None:
-        """Cut the coverage rows, and delete the files."""
-        del seq
-        _delete_files(connection, self.removed)
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Cut the coverage rows, and delete the files; what the dataset was with them cannot be told any more."""
+        history.lose(connection, self.dataset, self.removed, moment)
         c = t.coverage.c
         hit = [c.dataset == self.dataset, c.last_day >= self.days.first, c.first_day <= self.days.last]
         if self.symbols is not None:
@@ -212,6 +292,7 @@ class Forget:
             left = without((span,), self.days.first, self.days.last)
             connection.execute(t.coverage.delete().where(c.id == row["id"]))
             _insert_facts(connection, self.dataset, [Fact(row["symbol"], s, row["file"]) for s in left], row["seq"])
+        return ()
 
     def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
         """Return the picture that knows nothing of those cells."""
@@ -224,17 +305,52 @@ class Forget:
 
 @dataclass(frozen=True)
 class Delete:
-    """Remove a dataset with everything that is held and known of it."""
+    """Remove a dataset with everything that is held and known of it, and its past."""
 
     dataset: str
 
-    def write(self, connection: sa.Connection, seq: int) -> None:
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Delete the rows of all tables; provenance stays, as a record."""
-        del seq
-        for table in (t.files, t.coverage):
-            connection.execute(table.delete().where(table.c.dataset == self.dataset))
+        del moment
+        connection.execute(t.coverage.delete().where(t.coverage.c.dataset == self.dataset))
         connection.execute(t.datasets.delete().where(t.datasets.c.name == self.dataset))
+        return history.clear(connection, self.dataset)
 
     def amend(self, state: DatasetState | None, _seq: int) -> None:
         """Return None: the dataset is gone."""
         del state
+
+
+@dataclass(frozen=True)
+class Expire:
+    """Forget what a dataset was before the instant *cutoff* (seconds since 1970)."""
+
+    dataset: str
+    cutoff: float
+
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Return the files that only that past needed."""
+        del moment
+        return history.expire(connection, self.dataset, self.cutoff)
+
+    def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
+        """Return the picture as it is."""
+        return _known(state, self.dataset)
+
+
+@dataclass(frozen=True)
+class Retain:
+    """Say for how many days the past of a dataset is kept (None: as the settings say)."""
+
+    dataset: str
+    history_days: float | None
+
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Record it."""
+        del moment
+        connection.execute(t.datasets.update().where(t.datasets.c.name == self.dataset).values(history_days=self.history_days))
+        return ()
+
+    def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
+        """Return the picture as it is."""
+        return _known(state, self.dataset)

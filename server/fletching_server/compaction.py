@@ -79,16 +79,16 @@ class Compaction:
             adjacent = self._calendars.get(state.dataset.calendar).adjacent
             files = tuple(file for file, _ in added)
             try:
-                self._store.commit(Swap(dataset, files, removed, adjacent, segments[-1].seq), retired=removed)
+                self._store.commit(Swap(dataset, files, removed, adjacent, segments[-1].rank))
             except LookupError:  # replaced, deleted or mended meanwhile
                 for file in files:
                     self._store.discard(file)
                 return 0
-        warm = any(self._hot.holds(file.id) for file in removed)
-        self._hot.drop({file.id for file in removed})
+        warm = any(self._hot.holds(file.key) for file in removed)
+        self._hot.drop({file.key for file in removed})
         if warm:
             for file, image in added:
-                self._hot.offer(file.id, image)
+                self._hot.offer(file.key, image)
         self._stats.add(folded_segments=len(segments))
         return len(segments)
 
@@ -97,7 +97,7 @@ class Compaction:
         parts: dict[_Target, list[pa.Table]] = defaultdict(list)
         asked = _asked(segments)
         for segment in segments:
-            for target, table in _by_target(dataset, _standing(dataset, self._image(dataset, segment), segment.seq, asked)):
+            for target, table in _by_target(dataset, _standing(dataset, self._image(dataset, segment), segment.rank, asked)):
                 parts[target].append(table)
         return parts
 
@@ -114,7 +114,7 @@ class Compaction:
         return self._store.publish(dataset, image, "partition", sync=True, period=period, bucket=bucket), image
 
     def _image(self, dataset: Dataset, file: StoredFile) -> Image:
-        lease = self._hot.lease(file.id)
+        lease = self._hot.lease(file.key)
         if lease is None:
             return self._cold.whole(dataset, file)
         with lease:
@@ -123,7 +123,7 @@ class Compaction:
 
 def segments_of(state: DatasetState) -> list[StoredFile]:
     """Return the journal of one dataset, in commit order."""
-    return sorted((file for file in state.files if file.kind == "segment"), key=lambda file: file.seq)
+    return sorted((file for file in state.files if file.kind == "segment"), key=lambda file: file.rank)
 
 
 def _prefix(state: DatasetState) -> list[StoredFile]:
@@ -141,11 +141,11 @@ def _prefix(state: DatasetState) -> list[StoredFile]:
 def _replaces_rows(segments: list[StoredFile], partition: StoredFile) -> bool:
     """Return whether a fill among *segments* asked for cells of which *partition* may hold rows."""
     return any(
-        segment.asked
-        and segment.asked.first <= partition.last_day
-        and segment.asked.last >= partition.first_day
-        and partition.share_of(segment.symbols)
+        cells.first <= partition.last_day
+        and cells.last >= partition.first_day
+        and partition.share_of(segment.symbols if cells.symbols is None else cells.symbols)
         for segment in segments
+        for cells in segment.asked
     )
 
 
@@ -153,9 +153,8 @@ def _asked(segments: list[StoredFile]) -> _Asked:
     """Return, per symbol, the sessions that fills asked for, with their commits."""
     asked: _Asked = defaultdict(list)
     for segment in segments:
-        if segment.asked:
-            for symbol in segment.symbols:
-                asked[symbol].append((segment.asked, segment.seq))
+        for symbol, days, rank in segment.asked_cells():
+            asked[symbol].append((days, rank))
     return asked
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import structlog
 import xxhash
 
 from fletching_schemas.errors import StoreUnwritable
@@ -24,6 +25,8 @@ from fletching_server.failpoints import Purpose, Removal
 from fletching_server.volume import Volume, volume_of
 
 TEMPORARY: Final = ".tmp"
+log = structlog.get_logger(__name__)
+
 BUFFER_BYTES: Final = 256 << 10  # a Parquet writer hands over many small pieces
 
 
@@ -175,6 +178,14 @@ def remove(path: Path, purpose: Removal = Removal.RETIRE) -> None:
     """Remove the file at *path*; one that is gone already is no error."""
     with _explained(path, "remove"):
         volume_of(path).unlink(path, purpose)
+
+
+def let_go(path: Path, purpose: Removal) -> None:
+    """Remove a file that nothing refers to; where that fails it is logged, as the next start sweeps what is left."""
+    try:
+        remove(path, purpose)
+    except StoreUnwritable as error:
+        log.warning("a file that nothing refers to stays until the next start", path=str(path), why=str(error))
 
 
 def set_aside(path: Path, folder: Path) -> Path | None:

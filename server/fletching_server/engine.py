@@ -19,7 +19,7 @@ from fletching_server.adjusted import AdjustedReads
 from fletching_server.almanac import Calendars, Rules
 from fletching_server.arrivals import Arrivals
 from fletching_server.calls import Calls
-from fletching_server.changes import Define, Delete, Forget
+from fletching_server.changes import Define, Delete, Forget, Retain
 from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
 from fletching_server.compaction import Compaction, Compactor
@@ -48,6 +48,7 @@ log = structlog.get_logger(__name__)
 
 Verb = Callable[[Mapping[str, Any]], dict[str, Any] | pa.Table]
 
+_MOST_DAYS: Final = 1e6
 _RANGE: Final = frozenset({"dataset", "symbols", "start", "end"})
 _READ: Final = frozenset(ReadRequest.__dataclass_fields__)
 
@@ -84,7 +85,7 @@ class Engine:
         """Build the parts bottom-up; *opened* closes them top-down."""
         settings, clock, stats = self.settings, self.clock, self.stats
         self.calendars = calendars = Calendars(clock, {mic: _rules(said) for mic, said in settings.calendar.items()})
-        self.store = store = Store(settings.store)
+        self.store = store = Store(settings.store, clock, settings.history_days)
         opened.callback(store.close)
         self.hot = hot = HotTier(int(settings.memory), LruPolicy(), shares=self._shares)
         self.cold = cold = ColdTier(store, int(settings.query_memory), settings.threads)
@@ -110,7 +111,7 @@ class Engine:
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
         opened.callback(desk.release)  # before these two: nobody shall wait for a call that hangs
-        self._writes = Writes(store, hot, cold, desk, calendars, stats)
+        self._writes = Writes(store, hot, cold, desk, stats)
         self._compaction = Compaction(store, hot, cold, repairs, calendars, stats)
         self._records = Records(store, calendars)
         self._inspection = Inspection(store, hot, self._reads, desk, calendars, clock, stats)
@@ -152,7 +153,7 @@ class Engine:
     def parts(self, request: ReadRequest, most: int) -> list[PartRequest]:
         """Return the parts in which the answer to *request* may be read side by side; none where it is better read whole."""
         self._check_open()
-        plain = request.adjust is None and request.where is None and request.limit is None
+        plain = all(asked is None for asked in (request.adjust, request.where, request.limit, request.as_of))
         most = min(most, self.settings.most_endpoints)
         return self._reads.parts(replace(request, progress_id=None), most) if most > 1 and plain else []
 
@@ -191,6 +192,8 @@ class Engine:
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
             Action.DELETE: lambda body: self._delete(_named(body)),
             Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},
+            Action.RETENTION: self._retention,
+            Action.VACUUM: self._vacuum,
             Action.CALL: lambda body: self._calls.call(CallRequest.from_body(body)),
             Action.VERIFY: _bare(lambda: {"problems": self.verify()}),
             Action.PROVENANCE: lambda body: self._records.provenance(_request(body, _RANGE)),
@@ -229,7 +232,7 @@ class Engine:
 
     def _hot_keys(self, state: DatasetState) -> set[str]:
         """Return the keys of what may be in memory of a dataset: its files, and prices adjusted from them."""
-        return {file.id for file in state.files} | self._adjusted.kept_keys(state.dataset.name)
+        return {file.key for file in state.files} | self._adjusted.kept_keys(state.dataset.name)
 
     def _invalidate(self, request: ReadRequest) -> dict[str, Any]:
         state = self.store.state(request.dataset)
@@ -244,11 +247,24 @@ class Engine:
 
     def _delete(self, dataset: str) -> dict[str, Any]:
         state = self.store.state(dataset)
-        self.store.commit(Delete(dataset), retired=state.files)
+        self.store.commit(Delete(dataset))
         self.hot.drop(self._hot_keys(state))
         if (offered := self.desk.offers.get(dataset)) is not None:  # what was held is gone, the offer stands
             self.store.commit(Define(offered, state.source))
         return {"dataset": dataset, "deleted_rows": sum(file.rows for file in state.files)}
+
+    def _retention(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        dataset, days = _named({"dataset": body.get("dataset")}), _days(body, {"dataset", "history_days"})
+        self.store.state(dataset)
+        self.store.commit(Retain(dataset, days))
+        return {"dataset": dataset, "history_days": self.settings.history_days if days is None else days}
+
+    def _vacuum(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        days = _days(body, {"dataset", "history_days"})
+        names = (
+            self.names() if body.get("dataset") is None else [self.store.state(_named({"dataset": body["dataset"]})).dataset.name]
+        )
+        return {"freed_bytes": sum(self.store.vacuum(name, days) for name in names)}
 
     def close(self) -> None:
         """Stop filling and folding, and give the store back; a second call does nothing."""
@@ -261,6 +277,14 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _days(body: Mapping[str, Any], known: set[str]) -> float | None:
+    days = body.get("history_days")
+    number = isinstance(days, (int, float)) and not isinstance(days, bool)
+    if set(body) - known or not (days is None or (number and 0 <= days < _MOST_DAYS)):
+        raise InvalidRequest(f"it takes dataset and history_days, a number of days; it got {dict(body)!r:.90}")
+    return days
 
 
 def _rules(said: CalendarSettings) -> Rules:

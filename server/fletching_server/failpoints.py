@@ -76,7 +76,7 @@ def hit(name: str) -> None:
 def _reached(name: str) -> None:
     if name not in _KNOWN:
         raise LookupError(f"there is no failpoint {name}; list it in failpoints.NAMES, so that the tests try it")
-    for action in (*_ACTIONS.get(name, ()), *_ACTIONS.get(_EVERY, ())):
+    for action in (*_ACTIONS.get(_EVERY, ()), *_ACTIONS.get(name, ())):
         action(name)
 
 

@@ -49,7 +49,7 @@ class FilteredReads:
         narrowed = self.narrowed(request)
         if narrowed.nothing:
             return self._nothing(narrowed.request, plane)
-        inner, schema = narrowed.request, self._store.state(request.dataset).dataset.project(request.columns)
+        inner, schema = narrowed.request, self._reads.pictures.picture(request).dataset.project(request.columns)
         if inner.columns is not None and narrowed.rest is not None:
             inner = replace(inner, columns=tuple(dict.fromkeys((*inner.columns, *filter_columns(narrowed.rest)))))
         raw = self._unfiltered(inner, plane, principal)
@@ -82,7 +82,7 @@ class FilteredReads:
         """Return what is read for *request*, and what is left of its filter."""
         if request.where is None:
             return Narrowed(replace(request, limit=None))
-        state = self._store.state(request.dataset)
+        state = self._reads.pictures.picture(request)
         dataset = state.dataset
         dataset.project(request.columns)
         check_filter(request.where, dataset)

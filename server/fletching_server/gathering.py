@@ -34,7 +34,7 @@ class Gathering:
             return pa.concat_tables([dataset.schema.empty_table(), *parts])
 
     def _run(self, state: DatasetState, file: StoredFile, symbols: Sequence[str], window: Window, held: ExitStack) -> Run:
-        lease = self._hot.lease(file.id)
+        lease = self._hot.lease(file.key)
         if lease is None:
             image = self._cold.select(state.dataset, file, symbols, window, state.dataset.schema.names)
             return Run(image, "cold", file.rank, file)

@@ -83,7 +83,7 @@ class Inspection:
             "symbols": len(held_symbols(state)),
             "rows": sum(file.rows for file in files),
             "disk_bytes": sum(file.bytes for file in files),
-            "hot_bytes": sum(file.memory_bytes for file in files if self._hot.holds(file.id)),
+            "hot_bytes": sum(file.memory_bytes for file in files if self._hot.holds(file.key)),
             "files": len(files),
             "first": from_day_number(min(file.first_day for file in filled)) if filled else None,
             "last": from_day_number(max(file.last_day for file in filled)) if filled else None,
@@ -118,8 +118,8 @@ class Inspection:
     def explain(self, request: ReadRequest) -> dict[str, Any]:
         """Return what a read would do now, without doing it: files and tiers, gaps, and the calls they would cost."""
         plan, files = self._reads.explain(request)
-        state = self._store.state(request.dataset)
-        source = self._desk.source(request.dataset)
+        state = self._reads.pictures.picture(request)
+        source = None if request.as_of is not None else self._desk.source(request.dataset)
         sweep = sweepable(state.dataset, plan.calendar, self._clock.now())
         calls = fetch_requests(state.dataset, plan.gaps, sweep) if source else []
         gaps = told_gaps(plan, state, "missing")
@@ -149,6 +149,7 @@ class Inspection:
             **self._desk.facts(),
             **self._desk.guard.facts(),
             "disk_bytes": self._store.disk_bytes(),
+            "history_bytes": self._store.history_bytes(),
             "datasets": len(states),
             "files": sum(len(state.files) for state in states),
             "arrow_bytes": pa.total_allocated_bytes(),

@@ -91,15 +91,16 @@ def decoded(data: bytes) -> pa.Table:
 
 
 def selected(path: Path, symbol: str, symbols: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    """Return *columns* of the rows whose column *symbol* is among *symbols*, in the file's order.
+    """Return *columns*, as far as there are such, of the rows whose column *symbol* is among *symbols*, in the file's order.
 
     Only row groups whose statistics admit one of them are read; a page whose checksum is wrong raises.
     """
     wanted = pa.array(symbols, pa.string())
     with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-        schema = pa.schema([file.schema_arrow.field(name) for name in columns])
-        groups = (file.read_row_group(group, list(columns)) for group in _groups_with(file.metadata, symbol, symbols))
-        parts = [rows.filter(pc.is_in(rows.column(symbol), wanted)).select(list(columns)) for rows in groups]
+        there = [name for name in columns if name in file.schema_arrow.names]
+        schema = pa.schema([file.schema_arrow.field(name) for name in there])
+        groups = (file.read_row_group(group, there) for group in _groups_with(file.metadata, symbol, symbols))
+        parts = [rows.filter(pc.is_in(rows.column(symbol), wanted)).select(there) for rows in groups]
     return pa.concat_tables([schema.empty_table(), *parts])
 
 

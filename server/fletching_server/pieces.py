@@ -90,7 +90,7 @@ class Piece:
     def part(self) -> Part:
         """The same rows as a part of an answer."""
         file = self.run.file
-        return Part(self.stop - self.start, (Place(self.run.image, file.id if file else None, self.start),))
+        return Part(self.stop - self.start, (Place(self.run.image, file.key if file else None, self.start),))
 
     @property
     def first_time(self) -> int:
@@ -132,9 +132,8 @@ def _replacing(runs: Sequence[Run]) -> dict[str, list[tuple[Days, int]]]:
     """Return, per symbol, the sessions that fills asked for, with their ranks; a single run replaces nothing."""
     asked: dict[str, list[tuple[Days, int]]] = defaultdict(list)
     for run in runs if len(runs) > 1 else ():
-        if run.file and run.file.asked:
-            for symbol in run.file.symbols:
-                asked[symbol].append((run.file.asked, run.rank))
+        for symbol, days, rank in run.file.asked_cells() if run.file else ():
+            asked[symbol].append((days, rank))
     return asked
 
 

@@ -51,7 +51,7 @@ class Quarantine:
     def _thin_out(self) -> None:
         with self._lock:
             for path in sorted(self._folder.glob("*.arrow"))[:-MOST_KEPT]:
-                disk.remove(path, Removal.FORGET)
+                disk.let_go(path, Removal.FORGET)
 
     def report(self) -> list[dict[str, Any]]:
         """Return what is kept, the newest first: when, what was asked, why it was refused, and the file."""

@@ -32,6 +32,7 @@ from fletching_server.desk import Desk
 from fletching_server.fills import Fills
 from fletching_server.gaps import Gaps, World, present_session, unknown
 from fletching_server.hot import HotTier
+from fletching_server.pictures import Pictures
 from fletching_server.pieces import Layers, Part, Piece, Run, Tally, lying, parts, pieces
 from fletching_server.plan import Plan, divided, estimated_bytes, named_symbols, resolve
 from fletching_server.progress import Progress, ProgressBoard
@@ -146,6 +147,7 @@ class Reads:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
         self._desk, self._calendars, self._clock, self._stats = desk, calendars, clock, stats
         self.progress = ProgressBoard()
+        self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
 
     def read(self, asked: ReadRequest | PartRequest, plane: str, principal: str = "") -> Answer:
@@ -154,7 +156,7 @@ class Reads:
         Where some symbols cannot be fetched the others are answered if the request asks for the info that says so; else the
         first failure is raised, and what arrived is kept for the next time. *principal* is who asks, for a fair turn.
         """
-        part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, asked)
+        part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, self.pictures.settled(asked))
         with self.progress.following(request.progress_id) as progress:
             info = ReadInfo(request.dataset, plane)
             return self._read(request, _Reading(info, self._clock.monotonic(), progress, principal, part))
@@ -164,7 +166,7 @@ class Reads:
         for _ in range(_TRIES):
             try:
                 with ExitStack() as held:
-                    state = held.enter_context(self._store.pinned(request.dataset))
+                    state = held.enter_context(self.pictures.pinned(request))
                     plan = self._plan(request, state, now)
                     if reading.part is not None:
                         plan = divided(plan, state.generation, reading.part)
@@ -195,12 +197,14 @@ class Reads:
 
     def explain(self, request: ReadRequest) -> tuple[Plan, list[tuple[StoredFile, Tier]]]:
         """Return what a read would do now: its plan, and each file with the tier it would come from."""
-        plan = self._plan(request, self._store.state(request.dataset), self._clock.now())
-        return plan, [(file, "hot" if self._hot.holds(file.id) else "cold") for file in plan.files]
+        request = self.pictures.settled(request)
+        plan = self._plan(request, self.pictures.picture(request), self._clock.now())
+        return plan, [(file, "hot" if self._hot.holds(file.key) else "cold") for file in plan.files]
 
     def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
         """Return the schema of an answer, and its rows where the files alone tell them: all wanted whole, none overlapping."""
-        state = self._store.state(request.dataset)
+        request = self.pictures.settled(request)
+        state = self.pictures.picture(request)
         plan = self._plan(replace(request, on_miss="cached"), state, self._clock.now())  # describing asks nobody
         whole = all(
             file.kind == "partition"
@@ -309,7 +313,7 @@ class Reads:
     ) -> Answer:
         info = reading.info
         files = [self._hold(plan, file, held) for file in plan.files]
-        info.partitions = len(files)
+        info.partitions, info.generation = len(files), state.generation
         if request.info:
             self._tell(plan, state, reading)
         held_runs = [run for _, run in files if run]
@@ -353,10 +357,10 @@ class Reads:
     def _hold(self, plan: Plan, file: StoredFile, held: ExitStack) -> Held:
         """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
         tier: Tier = "hot"
-        lease = self._hot.lease(file.id)
-        if lease is None and self._hot.wants_whole(file.id, file.memory_bytes, file.share_of(plan.symbols)):
+        lease = self._hot.lease(file.key)
+        if lease is None and self._hot.wants_whole(file.key, file.memory_bytes, file.share_of(plan.symbols)):
             tier = "cold"
-            lease = self._hot.load(file.id, file.memory_bytes, lambda: self._cold.whole(plan.dataset, file))
+            lease = self._hot.load(file.key, file.memory_bytes, lambda: self._cold.whole(plan.dataset, file))
         if lease is None:
             return file, None
         held.callback(lease.release)

@@ -34,7 +34,7 @@ class Repairs:
         calendar = self._calendars.get(state.dataset.calendar)
         self._store.commit(Forget(file.dataset, file.symbols, file.reach, calendar.adjacent, (file,)))
         place = self._store.set_aside(file)
-        self._hot.drop({file.id})
+        self._hot.drop({file.key})
         log.warning("damaged file set aside", dataset=file.dataset, why=str(damage), place=str(place))
 
     def at_start(self) -> int:

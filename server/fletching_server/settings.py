@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     local_folder: Path | None = Field(
         None, description="Folder of that socket; none: one of this user's own under $XDG_RUNTIME_DIR or /tmp."
     )
+    history_days: float = Field(
+        7.0, ge=0, description="How long the past of a dataset is kept, so that `as_of` can read it; 0: not at all."
+    )
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
     max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
     streams_per_principal: int = Field(64, ge=1, description="Answers that one client connection may have under way at a time.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -14,15 +14,37 @@ from fletching_server.spans import Days, Span, Spans
 FileKind = Literal["segment", "partition"]
 
 
+class Asked(NamedTuple):
+    """Cells that a fill asked for: of these symbols (None: all of the file's), the sessions from *first* to *last*.
+
+    *rank* is that of the fill, where the file has become part of a larger one; 0: the file's own.
+    """
+
+    first: int
+    last: int
+    symbols: tuple[str, ...] | None = None
+    rank: int = 0
+
+    @property
+    def days(self) -> Days:
+        """The sessions."""
+        return Days(self.first, self.last)
+
+
 @dataclass(frozen=True)
 class StoredFile:
     """One immutable Parquet file: a *segment* of the journal, or a *partition*'s present generation.
 
-    ``seq`` is the commit that brought it: where keys collide, a segment of a later commit wins, and any segment wins over
-    a partition. ``memory_bytes`` is what its rows take as Arrow. Days are day numbers of sessions.
+    ``seq`` is the commit that brought it. Where keys collide the file of the higher ``rank`` wins: a segment has that of its
+    first commit, a merged one the highest of those it was merged from, a partition 0. ``memory_bytes`` is what its rows take
+    as Arrow. Days are day numbers of sessions.
 
-    A fill's segment stands for all cells that were *asked*: ``symbols`` are the asked ones, and rows of older files in
+    A fill's segment stands for all cells that were ``asked``: ``symbols`` are the asked ones, and rows of older files in
     these cells count no more, because the source may have taken them back.
+
+    ``shape`` counts the changes of the dataset's columns before it was written, ``read_shape`` those before it is read: where
+    they differ its rows are brought up to the dataset's columns as they are read. ``retired`` is the commit since which only
+    the past refers to it; ``since`` the first commit whose rows it has, where it was merged from files that nobody keeps.
     """
 
     id: str
@@ -39,21 +61,31 @@ class StoredFile:
     last_day: int
     symbols: tuple[str, ...] = field(repr=False)
     seq: int = 0
-    asked_first: int | None = None
-    asked_last: int | None = None
+    rank: int = 0
+    asked: tuple[Asked, ...] = ()
+    shape: int = 0
+    read_shape: int = 0
+    since: int = 0
+    retired: int | None = None
 
     @property
-    def asked(self) -> Days | None:
-        """The sessions that a fill asked for; None for what users wrote, and for partitions."""
-        return None if self.asked_first is None or self.asked_last is None else Days(self.asked_first, self.asked_last)
+    def key(self) -> str:
+        """What names its rows as they are read, in memory and to clients: never used for other rows."""
+        return self.id if self.shape == self.read_shape else f"{self.id}.{self.read_shape}"
 
     @property
     def reach(self) -> Days:
         """The sessions of which the file says something, with rows or without."""
-        asked = self.asked
-        if asked is None or not self.rows:
-            return asked or Days(self.first_day, self.last_day)
-        return Days(min(self.first_day, asked.first), max(self.last_day, asked.last))
+        ends = [cells.days for cells in self.asked] + ([Days(self.first_day, self.last_day)] if self.rows else [])
+        if not ends:
+            return Days(self.first_day, self.last_day)
+        return Days(min(days.first for days in ends), max(days.last for days in ends))
+
+    def asked_cells(self) -> Iterator[tuple[str, Days, int]]:
+        """Yield what fills asked for: symbol, sessions, and the fill's rank."""
+        for cells in self.asked:
+            for symbol in self.symbols if cells.symbols is None else cells.symbols:
+                yield symbol, cells.days, cells.rank or self.rank
 
     def has(self, symbol: str) -> bool:
         """Return whether it says anything of *symbol*."""
@@ -67,11 +99,6 @@ class StoredFile:
         else:
             common = len(set(symbols) & set(self.symbols))
         return common / max(len(self.symbols), 1)
-
-    @property
-    def rank(self) -> int:
-        """The order in which files override each other."""
-        return self.seq if self.kind == "segment" else 0
 
 
 @dataclass(frozen=True)
@@ -92,13 +119,14 @@ class Life(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetState:
-    """One dataset at one moment: its files and its coverage."""
+    """One dataset at one moment: its files and its coverage. ``shape`` counts the changes of its columns so far."""
 
     dataset: Dataset
     source: str | None
     files: tuple[StoredFile, ...] = ()
     coverage: Mapping[str, Spans] = field(default_factory=dict)
     generation: int = 0
+    shape: int = 0
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:

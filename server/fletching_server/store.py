@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +22,15 @@ from fletching_schemas import Dataset, FetchRequest
 from fletching_schemas.errors import StoreError, StoreInUse, UnknownDataset
 from fletching_server import disk, parquet
 from fletching_server.calendars import day_number
-from fletching_server.catalogue import Catalogue, Change
+from fletching_server.catalogue import HISTORY_DAYS, Catalogue, Change
+from fletching_server.changes import Expire
+from fletching_server.clock import Clock
 from fletching_server.failpoints import Purpose, Removal
 from fletching_server.image import Image
-from fletching_server.snapshot import DatasetState, FileKind, StoredFile
+from fletching_server.snapshot import Asked, DatasetState, FileKind, StoredFile
 from fletching_server.volume import mount
+
+_PASTS = 32  # pictures of the past that are kept for whoever reads them again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +53,7 @@ class _Retired:
 class Store:
     """The durable side of one engine: the catalogue, and the files it vouches for."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: Clock | None = None, history_days: float = HISTORY_DAYS) -> None:
         self.root = root
         if root.exists() and not root.is_dir():
             raise StoreError(f"the store {root} is a file; name a folder")
@@ -58,13 +62,16 @@ class Store:
         self._lock = _take(root)
         try:
             # Without the catalogue every data file would look like an orphan: it is not made anew beside them.
-            self.catalogue = Catalogue(root / "catalogue.sqlite", create=not self._data_files())
+            self.catalogue = Catalogue(
+                root / "catalogue.sqlite", create=not self._data_files(), clock=clock, history_days=history_days
+            )
         except BaseException:
             self._lock.release()
             raise
         self._pins_lock = threading.Lock()
         self._pins: dict[str, Counter[int]] = defaultdict(Counter)
         self._retired: dict[str, list[_Retired]] = defaultdict(list)
+        self._past: OrderedDict[tuple[str, int], DatasetState] = OrderedDict()
         self._trusted: dict[str, str] = {}  # files whose checksum was found right, with that of their footer
 
     # Reading: a pinned picture keeps its files on disk.
@@ -86,14 +93,39 @@ class Store:
         try:
             yield state
         finally:
+            self._unpin(dataset, state.generation)
+
+    def _unpin(self, dataset: str, generation: int) -> None:
+        with self._pins_lock:
+            pins = self._pins[dataset]
+            pins[generation] -= 1
+            if not pins[generation]:
+                del pins[generation]
+            leaving = self._leaving(dataset)
+        for path in leaving:
+            disk.let_go(path, Removal.RETIRE)
+
+    @contextmanager
+    def pinned_past(self, dataset: str, generation: int) -> Iterator[DatasetState]:
+        """Yield *dataset* as it was at *generation*, as a table; its files stay until the end. ``HistoryGone`` passes."""
+        with self._pins_lock:
+            self._pins[dataset][generation] += 1  # before looking: what leaves from here on stays for us
+        try:
+            yield self.past(dataset, generation)
+        finally:
+            self._unpin(dataset, generation)
+
+    def past(self, dataset: str, generation: int) -> DatasetState:
+        """Return *dataset* as it was at *generation*; for looking only, its files may leave."""
+        with self._pins_lock:
+            found = self._past.get((dataset, generation))
+        if found is None:
+            found = self.catalogue.past(dataset, generation)
             with self._pins_lock:
-                pins = self._pins[dataset]
-                pins[state.generation] -= 1
-                if not pins[state.generation]:
-                    del pins[state.generation]
-                leaving = self._leaving(dataset)
-            for path in leaving:
-                disk.remove(path)
+                self._past[dataset, generation] = found
+                while len(self._past) > _PASTS:
+                    self._past.popitem(last=False)
+        return found
 
     def path(self, file: StoredFile) -> Path:
         """Return where *file* lies, once its checksum has been found right since the start; ``DamagedFile`` else.
@@ -147,7 +179,7 @@ class Store:
         """
         file_id = uuid.uuid4().hex
         first, last = image.days
-        cells = (day_number(asked.start), day_number(asked.end)) if asked else (None, None)
+        cells = (day_number(asked.start), day_number(asked.end)) if asked else ()
         facts = {
             "dataset": dataset.to_json(),
             "id": file_id,
@@ -176,29 +208,31 @@ class Store:
             first,
             last,
             tuple(sorted(asked.symbols if asked else image.symbols)),
-            asked_first=cells[0],
-            asked_last=cells[1],
+            asked=(Asked(*cells),) if cells else (),
         )
-        self._trusted[file_id] = self._footer(written)
+        length = int.from_bytes(memoryview(data)[-8:-4], "little") + 8
+        self._trusted[file_id] = disk.digest(memoryview(data)[-length:])
         return written
 
     def discard(self, file: StoredFile) -> None:
         """Remove a published *file* that no commit will mention."""
         self._trusted.pop(file.id, None)
-        disk.remove(self.root / file.path, Removal.DISCARD)
+        disk.let_go(self.root / file.path, Removal.DISCARD)
 
     def commit(self, change: Change, retired: Iterable[StoredFile] = ()) -> int:
-        """Make *change* durable and visible; files it retired leave the disk after their last reader.
+        """Make *change* durable and visible; *retired* files, and what the past needs no more, leave after their last reader.
 
         After an error the outcome is not known for certain, so files stay: what no dataset refers to is swept at the
         next start.
         """
-        seq = self.catalogue.commit(change)
+        seq, gone = self.catalogue.commit(change)
         with self._pins_lock:
-            self._retired[change.dataset] += [_Retired(self.root / file.path, seq) for file in retired]
+            if gone:
+                self._past.clear()
+            self._retired[change.dataset] += [_Retired(self.root / file.path, seq) for file in (*gone, *retired)]
             leaving = self._leaving(change.dataset)
         for path in leaving:
-            disk.remove(path)
+            disk.let_go(path, Removal.RETIRE)
         return seq
 
     def _leaving(self, dataset: str) -> list[Path]:
@@ -212,8 +246,8 @@ class Store:
 
     def orphans(self) -> list[Path]:
         """Return files that no dataset refers to: a process died between writing and committing them."""
-        wanted = {self.root / file.path for state in self.catalogue.states() for file in state.files}
-        return [path for path in self._data_files() if path not in wanted]
+        wanted = self.catalogue.paths()
+        return [path for path in self._data_files() if str(path.relative_to(self.root)) not in wanted]
 
     def _data_files(self) -> list[Path]:
         return [path for folder in ("journal", "data") for path in (self.root / folder).rglob("*") if path.is_file()]
@@ -222,7 +256,7 @@ class Store:
         """Remove the orphans, and return how many there were. For the start only: later they may be on their way in."""
         orphans = self.orphans()
         for path in orphans:
-            disk.remove(path, Removal.SWEEP)
+            disk.let_go(path, Removal.SWEEP)
         return len(orphans)
 
     def set_aside(self, file: StoredFile) -> Path | None:
@@ -231,8 +265,18 @@ class Store:
         return disk.set_aside(self.root / file.path, self.root / "set-aside")
 
     def disk_bytes(self) -> int:
-        """Return how many bytes the files of all datasets take."""
-        return sum(file.bytes for state in self.catalogue.states() for file in state.files)
+        """Return how many bytes the files of all datasets take, those that only the past refers to included."""
+        return self.catalogue.bytes()
+
+    def history_bytes(self) -> int:
+        """Return how many bytes of these only the past refers to."""
+        return self.catalogue.bytes(retired=True)
+
+    def vacuum(self, dataset: str, history_days: float | None = None) -> int:
+        """Forget the past of *dataset* that is older than it is kept, or than *history_days*; return the bytes that leave."""
+        before = self.catalogue.bytes(dataset, retired=True)
+        self.commit(Expire(dataset, self.catalogue.cutoff(dataset, history_days)))
+        return before - self.catalogue.bytes(dataset, retired=True)
 
     def close(self) -> None:
         """Close the catalogue and give the folder back."""

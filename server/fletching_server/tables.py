@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from sys import intern
+from typing import Any
 
 import sqlalchemy as sa
 
 from fletching_schemas import Dataset
-from fletching_server.snapshot import DatasetState, StoredFile
+from fletching_server.snapshot import Asked, DatasetState, StoredFile
 from fletching_server.spans import Span, overlay
 
 metadata = sa.MetaData()
@@ -27,6 +29,46 @@ datasets = sa.Table(
     sa.Column("source", sa.Text, comment="the source that offers it; null: users write it"),
     sa.Column("definition", sa.JSON, nullable=False),
     sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("shape", sa.Integer, comment="how often its columns have changed"),
+    sa.Column("since", sa.Integer, comment="the first generation that can still be read as of"),
+    sa.Column("history_days", sa.Float, comment="how long the past is kept; null: as the settings say"),
+)
+definitions = sa.Table(
+    "definitions",
+    metadata,
+    sa.Column("dataset", sa.Text, primary_key=True),
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("definition", sa.JSON, nullable=False),
+    sa.Column("shape", sa.Integer, nullable=False),
+)
+commits = sa.Table(
+    "commits",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False, comment="seconds since 1970, never less than that of the one before"),
+    sa.Index("commits_by_dataset", "dataset", "seq"),
+)
+bases = sa.Table(
+    "bases",
+    metadata,
+    sa.Column("dataset", sa.Text, primary_key=True),
+    sa.Column("seq", sa.Integer, primary_key=True, comment="the partitions of that commit, and later segments, are the past"),
+    sa.Column("through", sa.Integer, nullable=False, comment="rank of the last segment that these partitions hold"),
+    sa.Column("since", sa.Integer, nullable=False, comment="from which generation on that is so"),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("fixed", sa.Boolean, nullable=False, comment="what came before is no part of it: a replaced table"),
+)
+writes = sa.Table(
+    "writes",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True, comment="made by the client: the same write again does nothing"),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False, comment="of what was asked, so that a key is not used twice"),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("created", sa.Boolean, nullable=False),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
 )
 files = sa.Table(
     "files",
@@ -45,8 +87,11 @@ files = sa.Table(
     sa.Column("last_day", sa.Integer, nullable=False),
     sa.Column("symbols", sa.Text, nullable=False, comment="JSON list, sorted"),
     sa.Column("seq", sa.Integer, nullable=False),
-    sa.Column("asked_first", sa.Integer, comment="of a fill: the cells of its symbols from here to asked_last are its own"),
-    sa.Column("asked_last", sa.Integer),
+    sa.Column("rank", sa.Integer, comment="which of two files wins where keys collide: the higher"),
+    sa.Column("asked", sa.Text, comment="JSON list of (first, last, symbols or null, rank): cells that fills asked for"),
+    sa.Column("shape", sa.Integer, comment="shape of the dataset when it was written"),
+    sa.Column("since", sa.Integer, comment="the first commit whose rows it has; 0: its own"),
+    sa.Column("retired", sa.Integer, index=True, comment="the commit since which only the past refers to it; null: none"),
 )
 coverage = sa.Table(
     "coverage",
@@ -100,32 +145,63 @@ restatements = sa.Table(
 )
 
 # What later formats added to tables that an older one has: (since format, table, column).
-ADDED_COLUMNS = [(2, provenance, provenance.c[name]) for name in ("function", "arguments", "version", "unit_check", "restated")]
+ADDED_COLUMNS = [
+    *((2, provenance, provenance.c[name]) for name in ("function", "arguments", "version", "unit_check", "restated")),
+    *((3, datasets, datasets.c[name]) for name in ("shape", "since", "history_days")),
+    *((3, files, files.c[name]) for name in ("rank", "asked", "shape", "since", "retired")),
+]
+
+# What they say of rows that an older one wrote: (since format, SQL).
+ADDED_FACTS = [
+    (3, "UPDATE datasets SET shape = 0, since = (SELECT max(seq) FROM files WHERE files.dataset = datasets.name)"),
+    (3, "UPDATE files SET shape = 0, since = 0, rank = CASE kind WHEN 'segment' THEN seq ELSE 0 END"),
+    (
+        3,
+        "UPDATE files SET asked = '[[' || asked_first || ', ' || asked_last || ', null, 0]]' WHERE asked_first IS NOT NULL",
+    ),
+]
 
 
-def file_row(file: StoredFile, seq: int) -> dict[str, object]:
-    """Return *file* as a row of ``files``, brought by commit *seq*."""
-    row = {name: getattr(file, name) for name in file.__dataclass_fields__}
-    return {**row, "symbols": json.dumps(file.symbols), "seq": seq}
+def file_row(file: StoredFile) -> dict[str, object]:
+    """Return *file* as a row of ``files``."""
+    row = {name: getattr(file, name) for name in file.__dataclass_fields__ if name != "read_shape"}
+    return {**row, "symbols": json.dumps(file.symbols), "asked": json.dumps(file.asked) if file.asked else None}
+
+
+def stored_file(row: sa.RowMapping, shape: int) -> StoredFile:
+    """Return the file that ``file_row`` wrote, as it is read where its dataset has *shape*."""
+    asked = tuple(Asked(first, last, symbols and tuple(symbols), rank) for first, last, symbols, rank in _list(row["asked"]))
+    symbols = tuple(intern(symbol) for symbol in json.loads(row["symbols"]))
+    return StoredFile(**{**row, "symbols": symbols, "asked": asked, "read_shape": shape})
+
+
+def _list(raw: str | None) -> list[Any]:
+    found: list[Any] = json.loads(raw) if raw else []
+    return found
 
 
 def load_states(connection: sa.Connection) -> tuple[dict[str, DatasetState], int]:
     """Return every dataset's picture and the last commit number, from the tables alone."""
-    files_by: dict[str, list[StoredFile]] = defaultdict(list)
-    for row in connection.execute(sa.select(files).order_by(files.c.seq)).mappings():
-        symbols = tuple(intern(symbol) for symbol in json.loads(row["symbols"]))
-        files_by[row["dataset"]].append(StoredFile(**{**row, "symbols": symbols}))
     spans_by = _load_spans(connection)
-    states, last = {}, 0
-    for row in connection.execute(sa.select(datasets)).mappings():
-        name = row["name"]
-        state = DatasetState(
-            Dataset.from_json(row["definition"]), row["source"], tuple(files_by[name]), spans_by[name], row["seq"]
+    states = {
+        row["name"]: DatasetState(
+            Dataset.from_json(row["definition"]), row["source"], (), spans_by[row["name"]], row["seq"], row["shape"] or 0
         )
-        states[name], last = state, max(last, row["seq"])
-    for table in (files, coverage, provenance):
+        for row in connection.execute(sa.select(datasets)).mappings()
+    }
+    files_by: dict[str, list[StoredFile]] = defaultdict(list)
+    for row in connection.execute(sa.select(files).where(files.c.retired.is_(None)).order_by(files.c.seq)).mappings():
+        files_by[row["dataset"]].append(stored_file(row, states[row["dataset"]].shape))
+    latest = sa.select(commits.c.dataset, sa.func.max(commits.c.seq)).group_by(commits.c.dataset)
+    generations = {row[0]: int(row[1]) for row in connection.execute(latest)}
+    found = {
+        name: replace(state, files=tuple(files_by[name]), generation=max(state.generation, generations.get(name, 0)))
+        for name, state in states.items()
+    }
+    last = max((state.generation for state in states.values()), default=0)
+    for table in (files, coverage, provenance, commits):
         last = max(last, connection.execute(sa.select(sa.func.max(table.c.seq))).scalar() or 0)
-    return states, last
+    return found, last
 
 
 def _load_spans(connection: sa.Connection) -> dict[str, dict[str, tuple[Span, ...]]]:

@@ -32,11 +32,12 @@ Observer = Callable[[Operation], None]
 
 
 class Volume:
-    """The files of one store; *observer* is told of every change."""
+    """The files below *root*, the folder of one store (None: outside of all stores); *observer* is told of every change."""
 
-    def __init__(self, observer: Observer | None = None) -> None:
+    def __init__(self, root: Path | None = None, observer: Observer | None = None) -> None:
         self.observer = observer
-        self._distrusted = ""
+        self._root, self._distrusted = root, ""
+        self._placed: set[Path] = set()  # folders whose own names are on stable storage
 
     def check(self) -> None:
         """Raise ``StoreUnwritable`` where the disk has failed to sync since the store was opened."""
@@ -108,15 +109,21 @@ class Volume:
         failpoints.hit(f"{removal}.unlinked")
 
     def make_folder(self, path: Path) -> None:
-        """Create *path* and its parents where they are missing, each of them on stable storage."""
-        if path.is_dir():
+        """Create *path* and its parents where they are missing; in a store their names are on stable storage then.
+
+        One that is there already may have been made by a process that died before it synced it: what is synced inside could
+        still lose its way to the root. So each is synced once.
+        """
+        there = path.is_dir()
+        if there and (path in self._placed or self._root is None or not path.is_relative_to(self._root)):
             return
-        if path.parent != path:
-            self.make_folder(path.parent)
-        failpoints.hit("folder.create")
-        path.mkdir(exist_ok=True)
-        self._tell("make_folder", path)
-        self.sync_folder(path.parent, "folder")  # without it a synced file in here could lose its way to the root
+        self.make_folder(path.parent)
+        if not there:
+            failpoints.hit("folder.create")
+            path.mkdir(exist_ok=True)
+            self._tell("make_folder", path)
+        self.sync_folder(path.parent, "folder")
+        self._placed.add(path)
 
     def _tell(self, verb: Any, path: Path, place: Path | None = None) -> None:
         if self.observer:
@@ -137,14 +144,14 @@ def volume_of(path: Path) -> Volume:
 def mount(root: Path) -> Volume:
     """Return a disk for the store at *root*, which is being opened: it is trusted again; its observer stays."""
     known = _volumes.get(root)
-    volume = _volumes[root] = Volume(known.observer if known else None)
+    volume = _volumes[root] = Volume(root, known.observer if known else None)
     return volume
 
 
 @contextmanager
 def observed(root: Path, observer: Observer) -> Iterator[None]:
     """Tell *observer* of every change to the files under *root*, until the end."""
-    _volumes[root] = Volume(observer)
+    _volumes[root] = Volume(root, observer)
     try:
         yield
     finally:

@@ -20,7 +20,8 @@ from fletching_server.flight import to_flight_error
 
 ROOT = Path(__file__).resolve().parents[2]
 ERRORS = [
-    "AnswerChanged", "BadSourceData", "CorruptFile", "Error", "InternalError", "InvalidRequest", "ListenFailed", "NotBuilt",
+    "AnswerChanged", "BadSourceData", "CorruptFile", "Error", "HistoryGone", "InternalError", "InvalidRequest", "ListenFailed",
+    "NotBuilt",
     "NotCached", "OutOfCalendar", "Overloaded", "ServerClosing", "ServerUnreachable", "SourceChanged", "SourceError",
     "SourceThrottled", "SourceTimeout", "SourceUnavailable", "StoreError", "StoreInUse", "StoreUnwritable", "StoreVersion",
     "UnknownColumn", "UnknownDataset", "UnknownFunction", "UnknownSymbol",
@@ -63,8 +64,9 @@ def test_exports_are_listed_in_order(name: str) -> None:
 def test_the_cache_has_exactly_these_verbs() -> None:
     verbs = {name for name in vars(fletching.Cache) if not name.startswith("_")}
     assert verbs == {
-        "call", "close", "coverage", "datasets", "delete", "evict", "explain", "functions", "guard", "health", "invalidate",
-        "provenance", "read", "restatements", "scan", "schema", "sessions", "sql", "stats", "stream", "warm", "write",
+        "call", "close", "compact", "coverage", "datasets", "delete", "evict", "explain", "functions", "guard", "health",
+        "invalidate", "provenance", "read", "restatements", "retention", "scan", "schema", "sessions", "sql", "stats", "stream",
+        "vacuum", "warm", "write",
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -18,7 +18,8 @@ from fletching_schemas import Dataset, canonical
 from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
 from fletching_server import tables
 from fletching_server.catalogue import Catalogue, Change
-from fletching_server.changes import Define, Delete, Fill, Forget, Swap
+from fletching_server.changes import Define, Delete, Fill, Forget, Swap, Write
+from fletching_server.history import Moment
 from fletching_server.snapshot import DatasetState, Fact, StoredFile
 from fletching_server.spans import EMPTY, FINAL, PROVISIONAL, Days, Span
 
@@ -84,7 +85,7 @@ class Model:
     commits: list[int] = field(default_factory=list)
 
     def commit(self, change: Change) -> None:
-        self.commits.append(self.catalogue.commit(change))
+        self.commits.append(self.catalogue.commit(change).seq)
 
     def step(self, verb: str, name: str, symbols: frozenset[str], first: int, length: int, kind: tuple[Any, str]) -> None:
         state = self.catalogue.state(name)
@@ -147,9 +148,9 @@ def test_reopening_gives_the_same_picture_after_any_changes(steps: list[Any]) ->
 
 def test_commit_numbers_go_on_after_reopening(catalogue: Catalogue, tmp_path: Path) -> None:
     catalogue.commit(Define(dataset("one"), "vendor"))
-    last = catalogue.commit(fill("one", 1))
+    last = catalogue.commit(fill("one", 1)).seq
     other = Catalogue(tmp_path / "catalogue.sqlite")
-    assert other.commit(fill("one", 2)) == last + 1
+    assert other.commit(fill("one", 2)).seq == last + 1
     other.close()
 
 
@@ -173,9 +174,10 @@ class Slow:
     begun: threading.Event
     go_on: threading.Event
 
-    def write(self, _connection: sa.Connection, _seq: int) -> None:
+    def write(self, _connection: sa.Connection, _moment: Moment) -> Sequence[StoredFile]:
         self.begun.set()
         assert self.go_on.wait(10)
+        return ()
 
     def amend(self, state: DatasetState | None, _seq: int) -> DatasetState | None:
         return state
@@ -185,7 +187,7 @@ class Slow:
 class Failing:
     dataset: str = "one"
 
-    def write(self, connection: sa.Connection, _seq: int) -> None:
+    def write(self, connection: sa.Connection, _moment: Moment) -> Sequence[StoredFile]:
         connection.execute(tables.meta.insert().values(key="left over", value="x"))
         raise LookupError("the world has moved on")
 
@@ -219,7 +221,7 @@ def test_changes_that_wait_share_a_transaction_and_a_bad_one_fails_alone(catalog
 
 def test_many_threads_commit_everything_exactly_once(catalogue: Catalogue, tmp_path: Path) -> None:
     catalogue.commit(Define(dataset("one"), "vendor"))
-    numbers = in_threads(8, lambda thread: [catalogue.commit(fill("one", thread * 100 + step)) for step in range(5)])
+    numbers = in_threads(8, lambda thread: [catalogue.commit(fill("one", thread * 100 + step)).seq for step in range(5)])
     flat = [number for series in numbers for number in series]
     assert len(set(flat)) == 40
     assert len(reopened(catalogue, tmp_path / "catalogue.sqlite")["one"][2]) == 40
@@ -253,9 +255,9 @@ def test_a_fill_of_a_dataset_that_was_deleted_leaves_nothing(catalogue: Catalogu
 
 
 def test_a_new_dataset_is_defined_once(catalogue: Catalogue) -> None:
-    catalogue.commit(Define(dataset("one"), None, new=True))
+    catalogue.commit(Write("one", (file_of("one", 1),), dataset("one"), new=True))
     with pytest.raises(LookupError, match="has just created one"):
-        catalogue.commit(Define(replace(dataset("one"), buckets=9), None, new=True))
+        catalogue.commit(Write("one", (file_of("one", 2),), replace(dataset("one"), buckets=9), new=True))
     state = catalogue.state("one")
     assert state is not None
     assert state.dataset.buckets == 1
@@ -266,18 +268,18 @@ def test_a_swap_of_a_file_that_is_gone_is_refused_as_a_whole(catalogue: Catalogu
     catalogue.commit(fill("one", 1))
     gone = file_of("one", 99)
     with pytest.raises(LookupError, match="no longer part of one"):
-        catalogue.commit(Swap("one", (file_of("one", 5),), (file_of("one", 1), gone), next_day))
+        catalogue.commit(Swap("one", (file_of("one", 5),), (file_of("one", 1), gone), next_day, 2))
     state = catalogue.state("one")
     assert state is not None
     assert [file.id for file in state.files] == ["one-1"]
 
 
-def test_a_swap_that_expects_a_generation_fails_after_any_other_commit(catalogue: Catalogue) -> None:
+def test_a_write_that_expects_a_generation_fails_after_any_other_commit(catalogue: Catalogue) -> None:
     catalogue.commit(Define(dataset("one"), None))
-    generation = catalogue.commit(Swap("one", (file_of("one", 1),), (), next_day))
-    catalogue.commit(Swap("one", (file_of("one", 2),), (), next_day, expected_generation=generation))
+    generation = catalogue.commit(Write("one", (file_of("one", 1),))).seq
+    catalogue.commit(Write("one", (file_of("one", 2),), expected_generation=generation))
     with pytest.raises(LookupError, match="moved on"):
-        catalogue.commit(Swap("one", (file_of("one", 3),), (), next_day, expected_generation=generation))
+        catalogue.commit(Write("one", (file_of("one", 3),), expected_generation=generation))
 
 
 def test_folding_joins_coverage_so_that_its_rows_do_not_accumulate(catalogue: Catalogue) -> None:
@@ -328,7 +330,7 @@ def test_another_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
     with opened._engine.begin() as connection:
         connection.execute(tables.meta.update().values(value="99"))
     opened.close()
-    with pytest.raises(StoreVersion, match=r"format 99, this version reads format 2"):
+    with pytest.raises(StoreVersion, match=r"format 99, this version reads format 3"):
         Catalogue(path)
 
 

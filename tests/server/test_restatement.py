@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +16,6 @@ from fletching_schemas import Action, canonical
 from fletching_schemas.errors import BadSourceData
 from fletching_server import Engine
 from fletching_server.calendars import day_number
-from fletching_server.catalogue import Catalogue
 from fletching_server.restatement import compare, kept
 from fletching_server.spans import Days
 from fletching_server.testing import ManualClock
@@ -182,21 +179,3 @@ def test_the_quarantine_stays_small(open_store: Opener, clock: ManualClock, monk
         with pytest.raises(BadSourceData):
             read(engine, symbols=A, start=day, end=day)
     assert [report["request"].split()[2][:10] for report in engine.quarantine.report()] == [str(day) for day in DAYS[5:2:-1]]
-
-
-def test_a_store_of_the_format_before_opens_and_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "catalogue.sqlite"
-    Catalogue(path).close()
-    with sqlite3.connect(path) as old:  # as format 1 had it
-        old.execute("DROP TABLE restatements")
-        for column in ("function", "arguments", "version", "unit_check", "restated"):
-            old.execute(f"ALTER TABLE provenance DROP COLUMN {column}")
-        old.execute("INSERT INTO provenance VALUES ('f', 'bars_1d', '[]', 0, 0, 0, 'sim', 0.0, '', 1)")
-        old.execute("UPDATE meta SET value = '1'")
-    old.close()
-    Catalogue(path).close()
-    with sqlite3.connect(path) as new:
-        assert new.execute("SELECT value FROM meta WHERE key = 'format_version'").fetchone() == ("2",)
-        assert new.execute("SELECT id, version, restated FROM provenance").fetchall() == [("f", None, None)]
-        assert new.execute("SELECT count(*) FROM restatements").fetchone() == (0,)
-    new.close()

@@ -34,7 +34,7 @@ def next_day(last: int, first: int) -> bool:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store")
+    opened = Store(tmp_path / "store", history_days=0)
     opened.commit(Define(DAILY, "vendor"))
     yield opened
     opened.close()
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def add(store: Store, *removed: StoredFile) -> StoredFile:
     segment = store.publish(DAILY, image(), "segment", sync=False)
-    store.commit(Swap("bars_1d", (segment,), removed, next_day), retired=removed)
+    store.commit(Swap("bars_1d", (segment,), removed, next_day, 0))
     return segment
 
 
@@ -116,7 +116,7 @@ def test_readers_of_one_dataset_do_not_keep_the_files_of_another(store: Store) -
 def test_deleted_files_leave_with_their_last_reader(store: Store) -> None:
     old = add(store)
     with store.pinned("bars_1d"):
-        store.commit(Delete("bars_1d"), retired=[old])
+        store.commit(Delete("bars_1d"))
         assert there(store, old)
     assert not there(store, old)
 

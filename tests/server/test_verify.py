@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from tests.conftest import SYMBOLS, Opener, TableSource, bar, read, write
 
 from fletching_schemas import Action
-from fletching_server import Engine
+from fletching_server import Engine, tables
 from fletching_server.changes import Fill, Swap
 from fletching_server.image import build_image
 from fletching_server.snapshot import Fact, StoredFile
@@ -53,7 +52,7 @@ def add_a_generation(engine: Engine) -> None:
     dataset = engine.schema("bars_1d")
     image = build_image(dataset, pa.Table.from_pylist([bar(SYMBOLS[4], MON)], schema=dataset.schema))
     again = engine.store.publish(dataset, image, "partition", sync=False, period="2026")
-    engine.store.commit(Swap("bars_1d", (again,), (), adjacent))
+    engine.store.commit(Swap("bars_1d", (again,), (), adjacent, 0))
 
 
 def claim_rows(engine: Engine) -> None:
@@ -63,7 +62,9 @@ def claim_rows(engine: Engine) -> None:
 
 def misname(engine: Engine) -> None:
     file = partition(engine)
-    engine.store.commit(Swap("bars_1d", (replace(file, id="other", path=file.path, rows=3, period="2025"),), (file,), adjacent))
+    with engine.store.catalogue._engine.begin() as connection:
+        connection.execute(tables.files.update().where(tables.files.c.id == file.id).values(rows=3, period="2025"))
+    engine.store.catalogue.reload()
 
 
 def spoil_memory(engine: Engine) -> None:
