@@ -18,7 +18,6 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from benchmarks.figures import Row, Spread, compared, interleaved, seconds
+from benchmarks.processes import peak_bytes
 
 ROWS: Final = 9_317_913
 SYMBOLS: Final = 2000
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str]) -> None:
     """Do one thing, and print how long it took and what memory it had at its peak."""
     way, path, folder = arguments
     took = seconds(WAYS[way](Path(path), Path(folder)))
-    print(json.dumps({"seconds": took, "peak_bytes": getrusage(RUSAGE_SELF).ru_maxrss * 1024}))
+    print(json.dumps({"seconds": took, "peak_bytes": peak_bytes()}))
 
 
 if __name__ == "__main__":

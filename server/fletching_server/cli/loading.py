@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import pyarrow as pa
 import typer
@@ -117,8 +116,11 @@ def _planned(request: ImportRequest, url: str | None, store: Path | None) -> Ite
     if store is None:
         with reach(url, None, None) as cache:
             plan = importing.make_plan(request, _existing(cache, request.dataset), importing.workers())
-            yield plan, lambda show: importing.send_import(
-                _write(cache), plan, _work_folder(), memory_bytes=request.memory_bytes, show=show
+            yield (
+                plan,
+                lambda show: importing.send_import(
+                    cache.write, plan, _work_folder(), memory_bytes=request.memory_bytes, show=show
+                ),
             )
         return
     try:
@@ -140,15 +142,6 @@ def _existing(cache: Cache, name: str) -> Dataset | None:
     schema, keys = cache.schema(name), tuple(found[0]["keys"].split(", "))
     time = next(key for key in keys if pa.types.is_temporal(schema.field(key).type))
     return Dataset(name, schema, keys, time, found[0]["calendar"], found[0]["period"])
-
-
-def _write(cache: Cache) -> Callable[..., Any]:
-    takes_key = "key" in inspect.signature(cache.write).parameters
-
-    def write(name: str, rows: pa.Table, *, key: str, **new: Any) -> None:
-        cache.write(name, rows, **new, **({"key": key} if takes_key else {}))
-
-    return write
 
 
 def _work_folder() -> Path:

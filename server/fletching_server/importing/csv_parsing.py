@@ -58,7 +58,9 @@ def parse_block(block: bytes, layout: CsvLayout, header_lines: int, origin: str)
 
 def _without_garbled(raw: Raw, encoding: str) -> Raw:
     """Return *raw* with the rows as bad ones that hold bytes which are no text."""
-    garbled = raw.frame.select(pl.any_horizontal(pl.all().str.contains(REPLACED, literal=True).fill_null(value=False))).to_series()
+    garbled = raw.frame.select(
+        pl.any_horizontal(pl.all().str.contains(REPLACED, literal=True).fill_null(value=False))
+    ).to_series()
     places = raw.places
     bad = [Bad(int(places[row]), f"bytes that are not {encoding}", row_text(raw.frame.row(row))) for row in garbled.arg_true()]
     return replace(raw, frame=raw.frame.filter(~garbled), bad=tuple(sorted([*raw.bad, *bad])))

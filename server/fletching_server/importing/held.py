@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from fletching_schemas import Dataset
 from fletching_server import disk
+from fletching_server.cold import brought_up
 from fletching_server.failpoints import Purpose
 from fletching_server.importing.merging import HELD, Share
 from fletching_server.importing.runs import NEWEST
@@ -18,7 +19,7 @@ _BATCH_ROWS = 1 << 18
 
 
 def held_share(dataset: Dataset, path: Path, folder: Path) -> Share:
-    """Return the rows of the partition at *path* as a share; its pages are checked while they are read."""
+    """Return the rows of the partition at *path* as a share, in the columns that the table has now; its pages are checked."""
     place = folder / f"{path.stem}.rows.arrow"
     symbols: list[tuple[str, int]] = []
     names = [name for name in dataset.schema.names if name != dataset.symbol]
@@ -29,7 +30,7 @@ def held_share(dataset: Dataset, path: Path, folder: Path) -> Share:
         pa.ipc.new_file(made, schema) as writer,
     ):
         for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
-            frame = pl.DataFrame(pl.from_arrow(pa.table(batch)))
+            frame = pl.DataFrame(pl.from_arrow(brought_up(pa.table(batch), dataset.schema)))
             symbols += frame[dataset.symbol].rle().struct.unnest().select("value", "len").iter_rows()
             writer.write_table(frame.select(names).to_arrow(compat_level=NEWEST).cast(schema))
     return Share(place, HELD, _joined(symbols))

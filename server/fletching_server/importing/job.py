@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,16 +120,20 @@ class Job:
         text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
         disk.publish(self.folder / name, f"{text}\n".encode(), sync=True, purpose=Purpose.CHECKPOINT)
 
+    def run_id(self) -> str:
+        """Return what this run of the job has in common with those that it goes on with."""
+        path = self.folder / "run"
+        if not path.exists():
+            disk.publish(path, uuid.uuid4().hex.encode(), sync=True, purpose=Purpose.CHECKPOINT)
+        return path.read_text("ascii")
+
     def clear(self) -> None:
         """Remove what is staged; rejects and report stay."""
         for folder in (self.chunks, self.held):
             for path in _files(folder):
                 disk.remove(path, Removal.DISCARD)
             shutil.rmtree(folder, ignore_errors=True)
-
-    def remove(self) -> None:
-        """Remove the folder with all that is in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        disk.remove(self.folder / "run", Removal.DISCARD)
 
 
 def _files(folder: Path) -> Iterator[Path]:

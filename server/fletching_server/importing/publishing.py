@@ -9,8 +9,7 @@ from importlib.metadata import version
 from typing import Any, Final, Protocol
 
 from fletching_schemas import Action
-from fletching_schemas.errors import CorruptFile, StoreError
-from fletching_server.changes import Define, Swap
+from fletching_schemas.errors import CorruptFile, InvalidRequest, StoreError
 from fletching_server.engine import Engine
 from fletching_server.importing.change import Import, Provenance
 from fletching_server.importing.held import held_share
@@ -63,10 +62,12 @@ class Publication:
             return counts
         self._engine.act(Action.COMPACT, {"dataset": name})
         with store.pinned(name) as state:
+            if state.dataset != self._plan.dataset:
+                raise InvalidRequest(f"{name} has become another table since this import was planned; run it again")
             replaced: list[StoredFile] = []
             counts = merge(self._opened, lambda period: self._held(state, period, replaced))
             self._commit(state, tuple(replaced), counts)
-        self._engine.hot.drop({file.id for file in replaced})
+        self._engine.hot.drop({file.key for file in replaced})
         return counts
 
     def _held(self, state: DatasetState, period: str, replaced: list[StoredFile]) -> list[Share]:
@@ -83,10 +84,7 @@ class Publication:
 
     def _commit(self, state: DatasetState | None, removed: tuple[StoredFile, ...], counts: Counts) -> None:
         dataset, engine = self._plan.dataset, self._engine
-        adjacent = engine.calendars.get(dataset.calendar).adjacent
-        swap = Swap(dataset.name, tuple(self.files), removed, adjacent)
-        define = Define(dataset, None, new=True) if state is None else None
-        engine.store.commit(Import(swap, define, self._provenance(counts)), retired=removed)
+        engine.store.commit(Import(dataset, state is None, tuple(self.files), removed, self._provenance(counts)))
 
     def _provenance(self, counts: Counts) -> Provenance:
         files = self.files

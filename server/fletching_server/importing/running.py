@@ -194,13 +194,13 @@ def send_import(
     """Return once the rows of *plan* were given to *write* (``Cache.write``), sorted, in parts of some 64 MB.
 
     They are staged below *folder*. Each part is durable by itself: a reader may see some before others. An interrupted import
-    goes on where staging ended, and parts that were written are written again, which changes nothing.
+    goes on where staging ended; parts that were written have a key by which the server knows them.
     """
     job = Job(folder / plan.id)
     with _alone(job):
         running = Running(plan, job, memory_bytes, SystemClock(), show)
         running.stage()
-        sending = _Sending(write, running.plan, plan.id)
+        sending = _Sending(write, running.plan, f"{plan.id}-{job.run_id()}")
         counts = running.merge(sending.opened, at_once=1)
         return running.finished(counts, sending.parts)
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
+from tests.conftest import read
 
 from fletching_server import Engine
 from fletching_server.importing import ImportReport, ImportRequest, plan_import, run_import
-from tests.conftest import read
 
 OPEN: Final = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 HEADER: Final = "symbol,ts,bid,ask,bid_size,ask_size"

@@ -10,13 +10,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from tests.conftest import Opener, read, write
+from tests.server.importing.quotes import HEADER, WRITERS, bulk, held, in_order, lines, quotes, write_csv, write_mapping
 
 from fletching_schemas import Action
 from fletching_schemas.errors import CorruptFile, InvalidRequest, StoreUnwritable, UnknownDataset
 from fletching_server import Engine, failpoints
-from fletching_server.importing import ImportRequest, dry_run, plan_import, run_import, staging
-from tests.conftest import Opener, read, write
-from tests.server.importing.quotes import HEADER, WRITERS, bulk, held, in_order, lines, quotes, write_csv, write_mapping
+from fletching_server.importing import ImportRequest, conversion, dry_run, plan_import, run_import, staging
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def test_what_is_small_in_memory_is_merged_in_many_groups(engine: Engine, tmp_pa
 
 def test_text_longer_than_a_view_and_nulls_survive(engine: Engine, tmp_path: Path) -> None:
     frame = quotes(300).with_columns(
-        note=pl.when(pl.int_range(300) % 3 == 0).then(None).otherwise(pl.format("{} says something rather long", pl.int_range(300))),
+        note=pl.when(pl.int_range(300) % 3 == 0)
+        .then(None)
+        .otherwise(pl.format("{} says something rather long", pl.int_range(300))),
         bid=pl.when(pl.int_range(300) % 7 == 0).then(None).otherwise(pl.col("bid")),
         good=pl.int_range(300) % 2 == 0,
     )
@@ -240,7 +242,7 @@ def test_after_a_failure_what_is_staged_is_not_parsed_again(
     frame = quotes(600)
     plan = _plan(engine, write_csv(tmp_path / "q.csv", frame), chunk_bytes=2000)
     parsed: list[int] = []
-    convert = staging.convert
+    convert = conversion.convert
 
     def failing(raw, *rest):  # type: ignore[no-untyped-def]
         parsed.append(raw.records)

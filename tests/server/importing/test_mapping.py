@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
+from tests.server.importing.quotes import held, quotes, write_csv
 
 from fletching_schemas.errors import InvalidRequest
 from fletching_server import open_engine
 from fletching_server.cli.loading import plan_lines
 from fletching_server.importing import ImportPlan, ImportRequest, load_mapping, make_plan, run_import, to_toml
 from fletching_server.importing.inference import density
-from tests.server.importing.quotes import held, quotes, write_csv
 
 
 def plan(path: Path, dataset: str = "mine", **more: object) -> ImportPlan:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.server.importing.quotes import held, quotes, write_csv
 
 from fletching_schemas import Action, Dataset
 from fletching_schemas.errors import InvalidRequest
@@ -22,12 +23,13 @@ from fletching_server.importing import ImportRequest, Reductions, plan_import, r
 from fletching_server.importing.conversion import PLACE
 from fletching_server.importing.merging import Share, groups
 from fletching_server.importing.runs import encoded, sorted_run
-from tests.server.importing.quotes import held, quotes, write_csv
 
 OPEN = datetime(2026, 3, 2, 23, 59, 50, tzinfo=UTC)  # ten seconds before the next session
 TICK = timedelta(milliseconds=250)
 ROWS = st.lists(
-    st.tuples(st.sampled_from(["A", "B", "C"]), st.integers(0, 120), st.integers(1, 2), st.integers(1, 2)), min_size=1, max_size=80
+    st.tuples(st.sampled_from(["A", "B", "C"]), st.integers(0, 120), st.integers(1, 2), st.integers(1, 2)),
+    min_size=1,
+    max_size=80,
 )
 REDUCTIONS = st.builds(
     Reductions, st.booleans(), st.sampled_from([None, "1s", "500ms", "5s"]), st.sampled_from([None, 1, 2, 3, 10])

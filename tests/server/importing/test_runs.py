@@ -18,7 +18,7 @@ from fletching_server.importing.runs import encoded, ordering, slice_of, sorted_
 
 START = datetime(2026, 3, 1, 22, tzinfo=UTC)
 ROW = st.tuples(st.sampled_from("CABD"), st.integers(0, 30), st.sampled_from(["x", "y"]), st.integers(0, 3))
-SCHEMA = {"name": pl.String, "ts": pl.Datetime("us", "UTC"), "venue": pl.String, "value": pl.Int64}
+SCHEMA = pl.Schema([("name", pl.String()), ("ts", pl.Datetime("us", "UTC")), ("venue", pl.String()), ("value", pl.Int64())])
 
 
 def table(*more: str, period: str = "day") -> Dataset:
