@@ -253,8 +253,8 @@ def _time(values: pl.Series) -> _Time | None:
 
 
 def _most(parsed: pl.Series) -> bool:
-    """Return whether nearly all values could be read: a sample may hold bad rows, too."""
-    return parsed.null_count() <= 0.1 * len(parsed)
+    """Return whether most values could be read: a sample may hold bad rows, too."""
+    return parsed.null_count() < 0.5 * len(parsed)
 
 
 def _number_as_time(values: pl.Series) -> _Time | None:

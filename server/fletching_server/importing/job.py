@@ -131,9 +131,9 @@ class Job:
         """Remove what is staged; rejects and report stay."""
         for folder in (self.chunks, self.held):
             for path in _files(folder):
-                disk.remove(path, Removal.DISCARD)
+                disk.let_go(path, Removal.DISCARD)
             shutil.rmtree(folder, ignore_errors=True)
-        disk.remove(self.folder / "run", Removal.DISCARD)
+        disk.let_go(self.folder / "run", Removal.DISCARD)
 
 
 def _files(folder: Path) -> Iterator[Path]:
