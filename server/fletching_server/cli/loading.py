@@ -81,7 +81,9 @@ def import_files(
     with _planned(request, url, store) as (plan, run):
         if write_mapping is not None:
             write_mapping.write_text(importing.to_toml(plan.mapping), "utf8")
-            console.print(f"the mapping is in {write_mapping}; edit it, then import with --mapping {write_mapping}")
+            console.print(
+                f"the mapping is in {write_mapping}; edit it, then import with --mapping {write_mapping}", soft_wrap=True
+            )
             return
         _show_plan(plan, is_inferred=mapping is None)
         if (
