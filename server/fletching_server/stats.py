@@ -32,6 +32,11 @@ COUNTERS: Final[dict[str, str]] = {
     "writes": "Writes into user tables.",
     "written_rows": "Rows of those writes.",
     "folded_segments": "Segments folded into partitions.",
+    "evicted_files": "Files of fetched rows that left the disk because of its quota.",
+    "evicted_bytes": "Bytes of those files.",
+    "scrubbed_files": "Files whose checksum the scrubber read again.",
+    "scrubbed_bytes": "Bytes of those files.",
+    "damaged_files": "Files that the scrubber found damaged.",
 }
 
 

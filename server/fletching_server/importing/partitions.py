@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ from fletching_server.failpoints import Purpose
 from fletching_server.importing.runs import NEWEST
 from fletching_server.parquet import ParquetFile
 from fletching_server.snapshot import StoredFile
-from fletching_server.store import Store
+from fletching_server.store import Store, footer_facts, new_id
 
 _INLINE_BYTES: Final = 12  # what a view holds itself
 _ENCODERS: Final = 2  # files of one period at a time
@@ -67,7 +66,7 @@ class _Partition:
 
     def __init__(self, store: Store, dataset: Dataset, period: str, bucket: int, opened: ExitStack) -> None:
         self._dataset, self._period, self._bucket = dataset, period, bucket
-        self._id = uuid.uuid4().hex
+        self._id = new_id()
         self._path = f"data/{dataset.name}/{period}/{dataset.name}-{period}-{bucket}-{self._id}.parquet"
         self._file = opened.enter_context(disk.creating(store.root / self._path, sync=True, purpose=Purpose.IMPORT))
         self._parquet = opened.enter_context(ParquetFile(dataset, self._file))
@@ -79,17 +78,9 @@ class _Partition:
 
     def finish(self) -> None:
         facts = self._facts
-        told = {
-            "dataset": self._dataset.to_json(),
-            "id": self._id,
-            "kind": "partition",
-            "period": self._period,
-            "bucket": self._bucket,
-            "first_day": facts.first_day,
-            "last_day": facts.last_day,
-            "asked": None,
-        }
-        self._parquet.tell(told)
+        placed = {"kind": "partition", "period": self._period, "bucket": self._bucket, "through": ""}
+        days = {"first_day": facts.first_day, "last_day": facts.last_day}
+        self._parquet.tell(footer_facts(self._dataset, self._id, **placed, **days, asked=None))
 
     def record(self) -> StoredFile:
         """Return the file's record, once it has appeared."""

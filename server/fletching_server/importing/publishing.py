@@ -84,6 +84,10 @@ class Publication:
 
     def _commit(self, state: DatasetState | None, removed: tuple[StoredFile, ...], counts: Counts) -> None:
         dataset, engine = self._plan.dataset, self._engine
+        gone = {file.id for file in removed}
+        known = state or DatasetState(dataset, None)
+        kept = [file for file in known.files if file.kind == "partition" and file.id not in gone]
+        engine.store.declare(known, (*kept, *self.files), engine.store.declared_through(dataset.name))
         engine.store.commit(Import(dataset, state is None, tuple(self.files), removed, self._provenance(counts)))
 
     def _provenance(self, counts: Counts) -> Provenance:

@@ -17,6 +17,7 @@ from fletching_schemas import Action
 from fletching_schemas.errors import CorruptFile, InvalidRequest, StoreUnwritable, UnknownDataset
 from fletching_server import Engine, failpoints
 from fletching_server.importing import ImportRequest, conversion, dry_run, plan_import, run_import, staging
+from fletching_server.rebuild import rebuild
 
 
 @pytest.fixture
@@ -335,3 +336,17 @@ def _plan(engine: Engine, *paths: Path, chunk_bytes: int):  # type: ignore[no-un
 
 def _chunked(engine: Engine, *paths: Path, chunk_bytes: int, memory_bytes: int = 32 << 20):  # type: ignore[no-untyped-def]
     return run_import(engine, _plan(engine, *paths, chunk_bytes=chunk_bytes), memory_bytes=memory_bytes)
+
+
+def test_an_imported_table_is_rebuilt_from_its_files(open_store: Opener, tmp_path: Path) -> None:
+    engine, frame = open_store(), quotes(300)
+    write(engine, "quotes", frame[:50].to_arrow(), keys=["symbol", "ts"], partition="day")
+    bulk(engine, write_csv(tmp_path / "q.csv", frame[:200]))
+    write(engine, "quotes", frame[200:].to_arrow())
+    bulk(engine, write_csv(tmp_path / "new.csv", frame), dataset="fresh")
+    engine.close()
+    told = rebuild(engine.settings.store)
+    assert told.problems == []
+    again = open_store.again(engine)
+    assert_frame_equal(held(again), in_order(frame))
+    assert_frame_equal(held(again, "fresh"), in_order(frame))
