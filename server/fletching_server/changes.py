@@ -56,7 +56,8 @@ def placed(file: StoredFile, seq: int, shape: int) -> StoredFile:
     return replace(file, seq=seq, rank=file.rank or (seq if file.kind == "segment" else 0), shape=shape, read_shape=shape)
 
 
-def _insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
+def insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
+    """Make *files* part of the present."""
     if files:
         connection.execute(t.files.insert(), [t.file_row(placed(file, moment.seq, moment.shape)) for file in files])
 
@@ -126,7 +127,7 @@ class Write:
         if self.replaces and not self.new:
             gone = history.retire_all(connection, self.dataset, moment)
             history.begin(connection, self.dataset, moment, moment.seq - 1)
-        _insert_files(connection, self.added, moment)
+        insert_files(connection, self.added, moment)
         rows = [
             {**key._asdict(), "dataset": self.dataset, "created": self.new, "seq": moment.seq, "at": moment.at}
             for key in self.keys
@@ -189,7 +190,7 @@ class Fill:
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Insert segment, coverage and provenance."""
         seq = moment.seq
-        _insert_files(connection, (self.segment,) if self.segment else (), moment)
+        insert_files(connection, (self.segment,) if self.segment else (), moment)
         _insert_facts(connection, self.dataset, self.facts, seq)
         connection.execute(
             t.provenance.insert().values(
@@ -246,7 +247,7 @@ class Swap:
             gone = history.replace_by(connection, self.added[0], self.removed)
         else:
             gone = history.retire(connection, self.dataset, self.removed, moment)
-        _insert_files(connection, self.added, moment)
+        insert_files(connection, self.added, moment)
         if not self.merged:
             gone += history.folded(connection, self.dataset, self.folded_through, moment)
         touched = sorted({symbol for file in self.removed if file.kind == "segment" for symbol in file.symbols})

@@ -256,6 +256,11 @@ class Store:
         for old in (self.root / MANIFESTS).glob(f"{dataset}-*.json"):
             disk.let_go(old, Removal.RETIRE)
 
+    def declared_through(self, dataset: str) -> str:
+        """Return the id up to which all segments of *dataset* are in partitions, by its newest list; empty: nobody said."""
+        listed = sorted((self.root / MANIFESTS).glob(f"{dataset}-*.json"))
+        return str(json.loads(listed[-1].read_bytes())["through"]) if listed else ""
+
     def discard(self, file: StoredFile) -> None:
         """Remove a published *file* that no commit will mention."""
         self._trusted.pop(file.id, None)
