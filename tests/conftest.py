@@ -219,6 +219,8 @@ class Opener:
             "compact_idle_seconds": 3600,
             "compact_segments": 10_000,
             "scrub_days": 0,  # tests that damage files decide when that is found
+            "compact_settle_seconds": 1e9,
+            "vacuum_seconds": 1e9,
         }
         engine = open_engine(self.root / store, sources, clock=self.clock, **{**chosen, **settings})
         self._opened.append(engine)

@@ -56,7 +56,8 @@ def placed(file: StoredFile, seq: int, shape: int) -> StoredFile:
     return replace(file, seq=seq, rank=file.rank or (seq if file.kind == "segment" else 0), shape=shape, read_shape=shape)
 
 
-def _insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
+def insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
+    """Make *files* part of the present."""
     if files:
         connection.execute(t.files.insert(), [t.file_row(placed(file, moment.seq, moment.shape)) for file in files])
 
@@ -126,7 +127,7 @@ class Write:
         if self.replaces and not self.new:
             gone = history.retire_all(connection, self.dataset, moment)
             history.begin(connection, self.dataset, moment, moment.seq - 1)
-        _insert_files(connection, self.added, moment)
+        insert_files(connection, self.added, moment)
         rows = [
             {**key._asdict(), "dataset": self.dataset, "created": self.new, "seq": moment.seq, "at": moment.at}
             for key in self.keys
@@ -189,7 +190,7 @@ class Fill:
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Insert segment, coverage and provenance."""
         seq = moment.seq
-        _insert_files(connection, (self.segment,) if self.segment else (), moment)
+        insert_files(connection, (self.segment,) if self.segment else (), moment)
         _insert_facts(connection, self.dataset, self.facts, seq)
         connection.execute(
             t.provenance.insert().values(
@@ -229,7 +230,7 @@ class Swap:
 
     ``folded_through`` is a rank: the coverage that rested on segments up to it rests on no file from now on, and its rows are
     joined, so that they do not accumulate; all these segments are in partitions now, or, with *merged*, in a larger segment.
-    ``LookupError`` where the world has moved on.
+    ``LookupError`` where the world has moved on: with *shape* also where the columns are other ones by now.
     """
 
     dataset: str
@@ -238,11 +239,15 @@ class Swap:
     adjacent: Adjacent
     folded_through: int
     merged: bool = False
+    shape: int | None = None
 
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Exchange the rows of the files, and join those of the coverage."""
-        gone = history.retire(connection, self.dataset, self.removed, moment)
-        _insert_files(connection, self.added, moment)
+        if self.merged and self.added[0].tells_ranks:
+            gone = history.replace_by(connection, self.added[0], self.removed)
+        else:
+            gone = history.retire(connection, self.dataset, self.removed, moment)
+        insert_files(connection, self.added, moment)
         if not self.merged:
             gone += history.folded(connection, self.dataset, self.folded_through, moment)
         touched = sorted({symbol for file in self.removed if file.kind == "segment" for symbol in file.symbols})
@@ -253,6 +258,8 @@ class Swap:
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
         """Return the picture with the new file list; what was known stays known."""
         known, gone = _known(state, self.dataset), {file.id for file in self.removed}
+        if self.shape not in {None, known.shape}:
+            raise LookupError(f"{self.dataset} has other columns by now")
         kept = tuple(file for file in known.files if file.id not in gone)
         return replace(known, files=(*kept, *(placed(file, seq, known.shape) for file in self.added)))
 
@@ -267,6 +274,44 @@ def _join_coverage(connection: sa.Connection, dataset: str, symbols: Sequence[st
     connection.execute(t.coverage.delete().where(chosen))
     facts = [Fact(symbol, span, None) for symbol, joined in spans.items() for span in joined]
     _insert_facts(connection, dataset, facts, through)
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Make files that were found on disk part of a dataset, and believe what they tell of its cells.
+
+    The dataset is defined where it is not known; files of *older* ids have fewer or narrower columns than that.
+    """
+
+    definition: Dataset
+    source: str | None
+    files: tuple[StoredFile, ...]
+    facts: tuple[Fact, ...] = ()
+    older: frozenset[str] = frozenset()
+
+    @property
+    def dataset(self) -> str:
+        """The dataset that changes."""
+        return self.definition.name
+
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Record dataset, files and coverage."""
+        if connection.execute(sa.select(t.datasets.c.name).where(t.datasets.c.name == self.dataset)).first() is None:
+            Define(self.definition, self.source).write(connection, moment)
+        if self.files:
+            connection.execute(t.files.insert(), [t.file_row(self._adopted(file, moment.seq)) for file in self.files])
+        _insert_facts(connection, self.dataset, self.facts, moment.seq)
+        return ()
+
+    def _adopted(self, file: StoredFile, seq: int) -> StoredFile:
+        """Return *file* as part of the dataset; one of another shape is brought up to its columns as it is read."""
+        return replace(placed(file, seq, 0), shape=-1 if file.id in self.older else 0)
+
+    def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
+        """Return the picture with the files."""
+        known = state or DatasetState(self.definition, self.source)
+        coverage = _cover(dict(known.coverage), self.facts, lambda _last, _first: False)
+        return replace(known, files=(*known.files, *(self._adopted(file, seq) for file in self.files)), coverage=coverage)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import structlog
 from fletching_schemas import Action, Dataset, PartRequest, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
+from fletching_server import tiers
 from fletching_server.adjusted import AdjustedReads
 from fletching_server.almanac import Calendars, Rules
 from fletching_server.arrivals import Arrivals
@@ -23,7 +24,8 @@ from fletching_server.calls import Calls
 from fletching_server.changes import Define, Delete, Forget, Retain
 from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
-from fletching_server.compaction import Compaction, Compactor
+from fletching_server.compaction import Compaction
+from fletching_server.compactor import Compactor
 from fletching_server.desk import Desk
 from fletching_server.evidence import Evidence
 from fletching_server.fills import Fills
@@ -119,10 +121,11 @@ class Engine:
         opened.callback(self.evidence.close)
         opened.callback(desk.release)  # before these two: nobody shall wait for a call that hangs
         self._writes = Writes(store, hot, cold, desk, stats)
-        self._compaction = Compaction(store, hot, cold, repairs, calendars, stats)
+        rules = tiers.Rules(settings.compact_segments, settings.compact_settle_seconds)
+        self._compaction = Compaction(store, hot, gathering, repairs, calendars, clock, stats, rules)
         self._records = Records(store, calendars)
         self._inspection = Inspection(store, hot, self._reads, desk, calendars, clock, stats)
-        compactor = Compactor(store, self._compaction, settings.compact_segments, settings.compact_idle_seconds)
+        compactor = Compactor(store, self._compaction, clock, settings.compact_idle_seconds, settings.vacuum_seconds)
         opened.callback(compactor.close)
         self._tend(repairs, uses, opened, starts=recover)
 
@@ -278,6 +281,7 @@ class Engine:
     def _delete(self, dataset: str) -> dict[str, Any]:
         state = self.store.state(dataset)
         self.store.commit(Delete(dataset))
+        self.store.undeclare(dataset)
         self.hot.drop(self._hot_keys(state))
         if (offered := self.desk.offers.get(dataset)) is not None:  # what was held is gone, the offer stands
             self.store.commit(Define(offered, state.source))

@@ -27,6 +27,7 @@ class Purpose(StrEnum):
     FOLD = "fold"  # a partition's next generation
     MERGE = "merge"  # segments joined into a larger one
     IMPORT = "import"  # a bulk import's file
+    MANIFEST = "manifest"  # which partitions make up a dataset
     CHECKPOINT = "checkpoint"  # how far a job has come
     FILL = "fill"  # fetched rows: they may be lost
     QUARANTINE = "quarantine"  # a refused answer

@@ -237,6 +237,8 @@ class Reads:
 
     def _plan(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
         """Return the plan of *request*; one that only a commit, an opening or a settlement can change is kept for next time."""
+        if request.as_of is not None:
+            return self._resolved(request, state, now)  # the same past is made of other files after a fold
         calendar = self._calendars.get(state.dataset.calendar)
         present = present_session(state.dataset, calendar, now)
         key = (request, state.generation, present, calendar.settled_through(now))
@@ -244,6 +246,7 @@ class Reads:
             return prepared
         plan = self._resolved(request, state, now)
         lasting = request.symbols is not None or state.is_table  # else the source's list of symbols decides
+        lasting = lasting and request.as_of is None  # folds change which files a generation of the past is made of
         if lasting and not (plan.gaps or plan.due) and not _ages(plan, state, request):
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()

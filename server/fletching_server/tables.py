@@ -23,6 +23,13 @@ meta = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
+sums = sa.Table(
+    "sums",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True, comment="of a table"),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False, comment="of the fingerprints of its rows"),
+)
 datasets = sa.Table(
     "datasets",
     metadata,
@@ -91,7 +98,8 @@ files = sa.Table(
     sa.Column("rank", sa.Integer, comment="which of two files wins where keys collide: the higher"),
     sa.Column("asked", sa.Text, comment="JSON list of (first, last, symbols or null, rank): cells that fills asked for"),
     sa.Column("shape", sa.Integer, comment="shape of the dataset when it was written"),
-    sa.Column("since", sa.Integer, comment="the first commit whose rows it has; 0: its own"),
+    sa.Column("since", sa.Integer, comment="the lowest rank of the files it was merged from; 0: it was not"),
+    sa.Column("through", sa.Text, comment="the id of the last file that went into it; empty: its own"),
     sa.Column("retired", sa.Integer, index=True, comment="the commit since which only the past refers to it; null: none"),
 )
 coverage = sa.Table(
@@ -149,13 +157,13 @@ restatements = sa.Table(
 ADDED_COLUMNS = [
     *((2, provenance, provenance.c[name]) for name in ("function", "arguments", "version", "unit_check", "restated")),
     *((3, datasets, datasets.c[name]) for name in ("shape", "since", "history_days")),
-    *((3, files, files.c[name]) for name in ("rank", "asked", "shape", "since", "retired")),
+    *((3, files, files.c[name]) for name in ("rank", "asked", "shape", "since", "through", "retired")),
 ]
 
 # What they say of rows that an older one wrote: (since format, SQL).
 ADDED_FACTS = [
     (3, "UPDATE datasets SET shape = 0, since = (SELECT max(seq) FROM files WHERE files.dataset = datasets.name)"),
-    (3, "UPDATE files SET shape = 0, since = 0, rank = CASE kind WHEN 'segment' THEN seq ELSE 0 END"),
+    (3, "UPDATE files SET shape = 0, since = 0, through = '', rank = CASE kind WHEN 'segment' THEN seq ELSE 0 END"),
     (
         3,
         "UPDATE files SET asked = '[[' || asked_first || ', ' || asked_last || ', null, 0]]' WHERE asked_first IS NOT NULL",
@@ -165,7 +173,7 @@ ADDED_FACTS = [
 
 def file_row(file: StoredFile) -> dict[str, object]:
     """Return *file* as a row of ``files``."""
-    row = {name: getattr(file, name) for name in file.__dataclass_fields__ if name != "read_shape"}
+    row = {name: getattr(file, name) for name in file.__dataclass_fields__ if name not in {"read_shape", "hidden"}}
     return {**row, "symbols": json.dumps(file.symbols), "asked": json.dumps(file.asked) if file.asked else None}
 
 

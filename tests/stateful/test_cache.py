@@ -92,6 +92,8 @@ class CacheMachine(RuleBasedStateMachine):
             threads=1,
             compact_segments=10_000,
             compact_idle_seconds=3600,
+            compact_settle_seconds=1e9,
+            vacuum_seconds=1e9,
             shares=self.shares,
         )
 
@@ -318,9 +320,7 @@ class CacheMachine(RuleBasedStateMachine):
         if hasattr(self, "engine") and not self.dirty:
             assert self.engine.verify() == []
             on_disk = {path for path in self.engine.store.root.rglob("*.parquet") if path.parent.name != "set-aside"}
-            assert on_disk == {
-                self.engine.store.root / file.path for state in self.engine.store.catalogue.states() for file in state.files
-            }
+            assert on_disk == {self.engine.store.root / path for path in self.engine.store.catalogue.paths()}
 
     def teardown(self) -> None:
         if hasattr(self, "engine"):
