@@ -72,6 +72,7 @@ class Store:
         self._pins: dict[str, Counter[int]] = defaultdict(Counter)
         self._retired: dict[str, list[_Retired]] = defaultdict(list)
         self._past: OrderedDict[tuple[str, int], DatasetState] = OrderedDict()
+        self._past_cleared = 0
         self._trusted: dict[str, str] = {}  # files whose checksum was found right, with that of their footer
 
     # Reading: a pinned picture keeps its files on disk.
@@ -118,11 +119,12 @@ class Store:
     def past(self, dataset: str, generation: int) -> DatasetState:
         """Return *dataset* as it was at *generation*; for looking only, its files may leave."""
         with self._pins_lock:
-            found = self._past.get((dataset, generation))
+            found, cleared = self._past.get((dataset, generation)), self._past_cleared
         if found is None:
             found = self.catalogue.past(dataset, generation)
             with self._pins_lock:
-                self._past[dataset, generation] = found
+                if cleared == self._past_cleared:  # else files of it may have left while it was looked up
+                    self._past[dataset, generation] = found
                 while len(self._past) > _PASTS:
                     self._past.popitem(last=False)
         return found
@@ -229,6 +231,7 @@ class Store:
         with self._pins_lock:
             if gone:
                 self._past.clear()
+                self._past_cleared += 1
             self._retired[change.dataset] += [_Retired(self.root / file.path, seq) for file in (*gone, *retired)]
             leaving = self._leaving(change.dataset)
         for path in leaving:
