@@ -16,7 +16,9 @@ from benchmarks import (
     adjusted,
     compaction,
     compare,
+    imports,
     latency,
+    opening,
     page,
     plans,
     read_through,
@@ -36,6 +38,8 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "plans": plans.run,
     "adjusted": adjusted.run,
     "compaction": compaction.run,
+    "imports": imports.run,
+    "opening": opening.run,
     "writes": writes.run,
 }
 # They take minutes and most of the machine; the first installs the peers, and does what the others do too.

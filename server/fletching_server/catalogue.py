@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import sqlalchemy as sa
 
 from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
-from fletching_server import history
+from fletching_server import disk, history, sums
 from fletching_server import tables as t
 from fletching_server.clock import Clock, SystemClock
 from fletching_server.failpoints import CatalogueConnection
@@ -31,6 +31,8 @@ HISTORY_DAYS: Final = 7.0
 _DAY_SECONDS: Final = 86_400.0
 _HISTORY_SINCE: Final = 3  # the format that first kept the past
 FORMAT_VERSION: Final = 3
+
+_WAYS_OUT: Final = "restore it from a backup, or rebuild it from the data files: `fletching doctor --rebuild-catalogue`"
 
 
 class Change(Protocol):
@@ -94,6 +96,8 @@ class Catalogue:
         self._clock, self.history_days = clock or SystemClock(), history_days
         self._at = 0.0
         self._volume = volume_of(path)
+        self._mark = disk.Mark(path.with_name("COMMITTED"))
+        create = create and not self._mark.number
         self._engine = _connect(path, create=create, now=self._clock.now().timestamp())
         self._writing: sa.Connection | None = None
         self._commits = GroupCommit(self._commit_batch)
@@ -102,7 +106,12 @@ class Catalogue:
         self.watchers: list[Watcher] = []
         self._showing = threading.Lock()
         self._seq = 0
-        self.reload()
+        try:
+            self.reload()
+            self._check_mark(path)
+        except BaseException:
+            self.close()
+            raise
 
     def reload(self) -> None:
         """Read the picture from the database anew: at the start, and after a repair."""
@@ -113,6 +122,14 @@ class Catalogue:
                 self._show(*t.load_states(connection))
         except sa.exc.DatabaseError as error:
             raise _explained(error, "the catalogue cannot be read") from error
+
+    def _check_mark(self, path: Path) -> None:
+        """Refuse a catalogue that lacks commits: its log was cut, or an older copy lies in its place."""
+        if self._seq < self._mark.number:
+            raise StoreError(
+                f"the catalogue {path} ends with commit {self._seq}, and commit {self._mark.number} was acknowledged; "
+                f"nothing was changed: {_WAYS_OUT}. To go on without those commits and their files, remove {self._mark.path}"
+            )
 
     def _show(self, states: dict[str, DatasetState], seq: int) -> None:
         """Replace the picture, and let nobody believe meanwhile that it stays as it was."""
@@ -185,6 +202,7 @@ class Catalogue:
             for pending in batch:
                 pending.sent = True  # from here on an error does not mean that nothing was committed: no second try
         self._at = at
+        self._mark.put(seq)
         self._show(states, seq)
         for pending in batch:
             for listener in self._listeners:
@@ -271,42 +289,32 @@ class Catalogue:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def integrity(self) -> list[str]:
-        """Return what SQLite itself finds wrong with the database."""
-        with self._reading() as connection:
-            answers = connection.execute(sa.text("PRAGMA quick_check")).scalars().all()
-        return [f"catalogue: {answer}" for answer in answers if answer != "ok"]
+        """Return what is wrong with the database: its pages, its indexes, and rows that are not those that were written."""
+        try:
+            with self._engine.connect() as connection:
+                return [f"catalogue: {problem}" for problem in sums.problems(connection)]
+        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+            return [f"catalogue: {error}"]
 
     def close(self) -> None:
         """Close the database; the write-ahead log is folded into it."""
         if self._writing is not None:
             self._writing.close()
         self._engine.dispose()
+        self._mark.close()
 
 
 def _connect(path: Path, *, create: bool, now: float) -> sa.Engine:
     url = sa.URL.create("sqlite", database=str(path))  # not as text: a folder's name may hold any character
-    engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False, "factory": CatalogueConnection})
-
-    def prepare(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
-
-    sa.event.listen(engine, "connect", prepare)
+    options = {"timeout": 30, "check_same_thread": False, "factory": CatalogueConnection, "isolation_level": None}
+    engine = sa.create_engine(url, connect_args=options)
+    sa.event.listen(engine, "connect", _prepare)
+    # Else the driver begins with the first row that changes, and a table that was altered before stays so after a crash.
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     try:
         with engine.begin() as connection:
-            t.metadata.create_all(connection)
-            if connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).first() is None:
-                if not create:
-                    raise StoreError(
-                        f"{path} is missing or empty, and there are data files beside it: restore it from a backup, "
-                        "or use another folder; nothing was changed"
-                    )
-                connection.execute(t.meta.insert().values(key="format_version", value=str(FORMAT_VERSION)))
-            _upgrade(connection, now)
-    except sa.exc.DatabaseError as error:
+            _bring_up(connection, path, create=create, now=now)
+    except (sa.exc.DatabaseError, sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes broken names as they are
         engine.dispose()
         raise _explained(error, f"cannot open the catalogue {path}") from error
     except StoreError:
@@ -315,12 +323,10 @@ def _connect(path: Path, *, create: bool, now: float) -> sa.Engine:
     return engine
 
 
-def _explained(error: BaseException, doing: str = "the catalogue could not commit") -> BaseException:
-    if isinstance(error, sa.exc.OperationalError):
-        return StoreUnwritable(f"{doing}: {error.orig}; check permissions and free room")
-    if isinstance(error, sa.exc.DatabaseError):
-        return StoreError(f"{doing}: {error.orig}; run `fletching verify`")
-    return error
+def _prepare(connection: Any, _record: object) -> None:
+    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {setting}")
+    sums.teach(connection)
 
 
 def _failed_sync(error: BaseException) -> bool:
@@ -328,25 +334,56 @@ def _failed_sync(error: BaseException) -> bool:
     return getattr(original, "sqlite_errorcode", None) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}
 
 
-def _upgrade(connection: sa.Connection, now: float) -> None:
-    """Bring the tables of an older format up to this one; new tables have been created already."""
-    found = connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).scalar() or ""
-    if not found.isdecimal() or int(found) >= FORMAT_VERSION:
+def _bring_up(connection: sa.Connection, path: Path, *, create: bool, now: float) -> None:
+    """Make the tables of a new catalogue, upgrade those of an older one, and check those of this format."""
+    if not sa.inspect(connection).get_table_names():
+        if not create:
+            raise StoreError(
+                f"the catalogue {path} is missing or empty, and there is data beside it; nothing was changed: {_WAYS_OUT}, "
+                "or use another folder"
+            )
+        t.metadata.create_all(connection)
+        connection.execute(t.meta.insert().values(key="format_version", value=str(FORMAT_VERSION)))
+        sums.begin(connection)
         return
+    found = _version(connection)
+    if found.isdecimal() and int(found) < FORMAT_VERSION and not sa.inspect(connection).has_table(t.sums.name):
+        _upgrade(connection, int(found), now)
+        sums.begin(connection)
+    elif (not found.isdecimal() or int(found) <= FORMAT_VERSION) and (problems := sums.problems(connection)):
+        raise StoreError(f"the catalogue {path} is damaged: {problems[0]}; nothing was changed: {_WAYS_OUT}")
+
+
+def _version(connection: sa.Connection) -> str:
+    return connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).scalar() or ""
+
+
+def _explained(error: BaseException, doing: str = "the catalogue could not commit") -> BaseException:
+    cause = getattr(error, "orig", error)
+    if not isinstance(cause, (sqlite3.DatabaseError, UnicodeDecodeError)):
+        return error
+    if disk.refused(cause):
+        return StoreUnwritable(f"{doing}: {cause}; check permissions and free room")
+    return StoreError(f"{doing}: {cause}; run `fletching verify`; where the catalogue is damaged, {_WAYS_OUT}")
+
+
+def _upgrade(connection: sa.Connection, found: int, now: float) -> None:
+    """Bring the tables of the older format *found* up to this one."""
+    t.metadata.create_all(connection)
     for since, table, column in t.ADDED_COLUMNS:
-        if int(found) < since:
+        if found < since:
             kind = column.type.compile(connection.dialect)
             connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))  # names of our own
     for since, statement in t.ADDED_FACTS:
-        if int(found) < since:
+        if found < since:
             connection.execute(sa.text(statement))
-    if int(found) < _HISTORY_SINCE:
+    if found < _HISTORY_SINCE:
         history.begin_all(connection, now)
     connection.execute(t.meta.update().where(t.meta.c.key == "format_version").values(value=str(FORMAT_VERSION)))
 
 
 def _check_version(connection: sa.Connection) -> None:
-    found = connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).scalar()
+    found = _version(connection)
     if found != str(FORMAT_VERSION):
         raise StoreVersion(
             f"the store has format {found}, this version reads format {FORMAT_VERSION}: "

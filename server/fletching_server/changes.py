@@ -58,7 +58,8 @@ def placed(file: StoredFile, seq: int, shape: int) -> StoredFile:
     return replace(file, seq=seq, rank=file.rank or (seq if file.kind == "segment" else 0), shape=shape, read_shape=shape)
 
 
-def _insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
+def insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
+    """Make *files* part of the present."""
     if files:
         connection.execute(t.files.insert(), [t.file_row(placed(file, moment.seq, moment.shape)) for file in files])
 
@@ -128,7 +129,7 @@ class Write:
         if self.replaces and not self.new:
             gone = history.retire_all(connection, self.dataset, moment)
             history.begin(connection, self.dataset, moment, moment.seq - 1)
-        _insert_files(connection, self.added, moment)
+        insert_files(connection, self.added, moment)
         rows = [
             {**key._asdict(), "dataset": self.dataset, "created": self.new, "seq": moment.seq, "at": moment.at}
             for key in self.keys
@@ -191,7 +192,7 @@ class Fill:
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Insert segment, coverage and provenance."""
         seq = moment.seq
-        _insert_files(connection, (self.segment,) if self.segment else (), moment)
+        insert_files(connection, (self.segment,) if self.segment else (), moment)
         _insert_facts(connection, self.dataset, self.facts, seq)
         connection.execute(
             t.provenance.insert().values(
@@ -248,7 +249,7 @@ class Swap:
             gone = history.replace_by(connection, self.added[0], self.removed)
         else:
             gone = history.retire(connection, self.dataset, self.removed, moment)
-        _insert_files(connection, self.added, moment)
+        insert_files(connection, self.added, moment)
         if self.merged:
             return gone
         gone += history.folded(connection, self.dataset, self.folded_through, moment)
@@ -282,6 +283,44 @@ def _join_coverage(connection: sa.Connection, dataset: str, symbols: Sequence[st
 
 
 @dataclass(frozen=True)
+class Adopt:
+    """Make files that were found on disk part of a dataset, and believe what they tell of its cells.
+
+    The dataset is defined where it is not known; files of *older* ids have fewer or narrower columns than that.
+    """
+
+    definition: Dataset
+    source: str | None
+    files: tuple[StoredFile, ...]
+    facts: tuple[Fact, ...] = ()
+    older: frozenset[str] = frozenset()
+
+    @property
+    def dataset(self) -> str:
+        """The dataset that changes."""
+        return self.definition.name
+
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Record dataset, files and coverage."""
+        if connection.execute(sa.select(t.datasets.c.name).where(t.datasets.c.name == self.dataset)).first() is None:
+            Define(self.definition, self.source).write(connection, moment)
+        if self.files:
+            connection.execute(t.files.insert(), [t.file_row(self._adopted(file, moment.seq)) for file in self.files])
+        _insert_facts(connection, self.dataset, self.facts, moment.seq)
+        return ()
+
+    def _adopted(self, file: StoredFile, seq: int) -> StoredFile:
+        """Return *file* as part of the dataset; one of another shape is brought up to its columns as it is read."""
+        return replace(placed(file, seq, 0), shape=-1 if file.id in self.older else 0)
+
+    def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
+        """Return the picture with the files."""
+        known = state or DatasetState(self.definition, self.source)
+        coverage = _cover(dict(known.coverage), self.facts, lambda _last, _first: False)
+        return replace(known, files=(*known.files, *(self._adopted(file, seq) for file in self.files)), coverage=coverage)
+
+
+@dataclass(frozen=True)
 class Forget:
     """Drop coverage of some symbols (None: all) between two days, and files that cannot be trusted any more."""
 
@@ -296,15 +335,22 @@ class Forget:
         history.lose(connection, self.dataset, self.removed, moment)
         c = t.coverage.c
         hit = [c.dataset == self.dataset, c.last_day >= self.days.first, c.first_day <= self.days.last]
-        if self.symbols is not None:
-            hit.append(c.symbol.in_(self.symbols))
-        rows = connection.execute(sa.select(t.coverage).where(*hit)).mappings().all()
-        for row in rows:
-            span = Span(row["first_day"], row["last_day"], row["state"], row["reason"], row["fetched_at"])
-            left = without((span,), self.days.first, self.days.last)
-            connection.execute(t.coverage.delete().where(c.id == row["id"]))
-            _insert_facts(connection, self.dataset, [Fact(row["symbol"], s, row["file"]) for s in left], row["seq"])
+        named = None if self.symbols is None else set(self.symbols)  # not in SQL: SQLite bounds the parameters of a statement
+        found = connection.execute(sa.select(t.coverage).where(*hit)).mappings()
+        rows = [row for row in found if named is None or row["symbol"] in named]
+        if rows:
+            connection.execute(t.coverage.delete().where(c.id == sa.bindparam("gone")), [{"gone": row["id"]} for row in rows])
+        left = [{**row, "first_day": span.first, "last_day": span.last} for row in rows for span in self._left(row)]
+        for row in left:
+            del row["id"]
+        if left:
+            connection.execute(t.coverage.insert(), left)
         return ()
+
+    def _left(self, row: sa.RowMapping) -> Spans:
+        """Return what is still known of a row of coverage."""
+        span = Span(row["first_day"], row["last_day"], row["state"], row["reason"], row["fetched_at"])
+        return without((span,), self.days.first, self.days.last)
 
     def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
         """Return the picture that knows nothing of those cells."""

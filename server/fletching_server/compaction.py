@@ -107,7 +107,7 @@ class Compaction:
         with self._store.pinned(dataset) as state:
             if not {file.id for file in run} <= {file.id for file in state.files}:
                 return False
-            made = self._merging.merge(state.dataset, run, self._store.catalogue.kept_since(dataset))
+            made = self._merging.merge(state, run, self._store.catalogue.kept_since(dataset))
             change = Swap(dataset, (made[0],), tuple(run), self._adjacent(state), run[-1].rank, merged=True, shape=state.shape)
             if not self._exchange(change, [made]):
                 return False
@@ -123,6 +123,9 @@ class Compaction:
                 return gathered
             made = self._written(self._folding.fold(state, segments, old), self._is_hot(segments))
             files = tuple(file for file, _ in made)
+            gone = {file.id for file in old}
+            kept = [file for file in state.files if file.kind == "partition" and file.id not in gone]
+            self._store.declare(state, (*kept, *files), segments[-1].place)
             change = Swap(dataset, files, (*segments, *old), self._adjacent(state), segments[-1].rank, shape=state.shape)
             if not self._exchange(change, made):
                 return 0

@@ -10,7 +10,7 @@ import fcntl
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -25,9 +25,10 @@ from fletching_server.failpoints import Purpose, Removal
 from fletching_server.volume import Volume, volume_of
 
 TEMPORARY: Final = ".tmp"
-log = structlog.get_logger(__name__)
-
+_REFUSALS: Final = {"BUSY", "CANTOPEN", "FULL", "IOERR", "LOCKED", "NOMEM", "PERM", "READONLY"}
 BUFFER_BYTES: Final = 256 << 10  # a Parquet writer hands over many small pieces
+
+log = structlog.get_logger(__name__)
 
 
 def digest(data: bytes | pa.Buffer | memoryview) -> str:
@@ -35,12 +36,14 @@ def digest(data: bytes | pa.Buffer | memoryview) -> str:
     return str(xxhash.xxh3_128_hexdigest(data))
 
 
-def file_digest(path: Path) -> str:
-    """Return the checksum of the file at *path*, as ``digest`` gives it for the bytes."""
+def file_digest(path: Path, paced: Callable[[int], None] | None = None) -> str:
+    """Return the checksum of the file at *path*, as ``digest`` gives it for the bytes; *paced* hears of each chunk's size."""
     found, buffer = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as file:  # not mapped: a bad sector is an error here, and a SIGBUS there
         while size := file.readinto(buffer):
             found.update(buffer[:size])
+            if paced:
+                paced(size)
     return str(found.hexdigest())
 
 
@@ -62,6 +65,12 @@ def _explained(path: Path, doing: str) -> Iterator[None]:
         raise StoreUnwritable(
             f"cannot {doing} {path}: {error.strerror or error}; check its permissions and the free room"
         ) from error
+
+
+def refused(error: object) -> bool:
+    """Return whether *error* is SQLite's for a disk that does not let it write; else its file is damaged, or we are wrong."""
+    name: str = getattr(error, "sqlite_errorname", "")
+    return name.removeprefix("SQLITE_").partition("_")[0] in _REFUSALS
 
 
 def make_folder(path: Path) -> None:
@@ -198,6 +207,33 @@ def set_aside(path: Path, folder: Path) -> Path | None:
         except FileNotFoundError:
             return None
     return place
+
+
+class Mark:
+    """A number that only grows, in a file of its own: how far something durable had come.
+
+    It is written after what it counts is on stable storage, and not synced: a process that dies loses nothing of it, and
+    power that fails leaves an earlier one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _explained(path, "open"):
+            self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        said, _, check = os.pread(self._descriptor, 100, 0).decode(errors="replace").strip().partition(" ")
+        self.number = int(said) if said.isascii() and said.isdecimal() and check == digest(said.encode()) else 0
+
+    def put(self, number: int) -> None:
+        """Record *number*; where the disk refuses, an earlier one stays, which is true as well."""
+        said, self.number = f"{number:020}", number
+        with suppress(OSError):
+            os.pwrite(self._descriptor, f"{said} {digest(said.encode())}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class Lock:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from fletching_schemas import Dataset
+from fletching_server import parquet
 from fletching_server.failpoints import Purpose
 from fletching_server.gathering import Gathering
 from fletching_server.image import Image, build_image
 from fletching_server.pieces import merge_tables
-from fletching_server.snapshot import Asked, StoredFile
+from fletching_server.snapshot import Asked, DatasetState, Fact, StoredFile
 from fletching_server.spans import Days, merged
 from fletching_server.standing import asked_cells, standing
 from fletching_server.store import Store
@@ -23,19 +24,32 @@ class Merging:
     def __init__(self, store: Store, gathering: Gathering) -> None:
         self._store, self._gathering = store, gathering
 
-    def merge(self, dataset: Dataset, run: Sequence[StoredFile], kept_since: int | None) -> tuple[StoredFile, Image]:
+    def merge(self, state: DatasetState, run: Sequence[StoredFile], kept_since: int | None) -> tuple[StoredFile, Image]:
         """Return a new segment with what *run* says, neighbours in the order of their ranks, and its rows.
 
         Where these only add to each other it tells what they said as of any generation from *kept_since* on.
         """
+        dataset = state.dataset
         asked = asked_cells(run)
         tables = [standing(dataset, self._gathering.whole(dataset, file), file.rank, asked).table for file in run]
         image = build_image(dataset, merge_tables(dataset, tables))
-        segment = self._store.publish(dataset, image, "segment", sync=True, purpose=Purpose.MERGE)
         symbols = tuple(sorted({symbol for file in run for symbol in file.symbols}))
         tells = kept_since is not None and only_add(run, kept_since)
         cells = _with_ranks(run, kept_since or 0) if tells else _joined(run)
+        told = {**self._told_by_first(run[0]), "source": state.source, "asked_cells": cells, "coverage": _facts(state, symbols)}
+        segment = self._store.publish(
+            dataset, image, "segment", sync=True, through=run[-1].place, tells=told, purpose=Purpose.MERGE
+        )
         return replace(segment, rank=run[-1].rank, since=run[0].lowest, symbols=symbols, asked=cells), image
+
+    def _told_by_first(self, first: StoredFile) -> dict[str, Any]:
+        """Return where the run begins, and whether nothing before it counts: what its first file tells, as it were the run's."""
+        told = parquet.footer_facts(self._store.path(first))
+        return {"from": told.get("from") or first.place, "clears": bool(told.get("clears"))}
+
+
+def _facts(state: DatasetState, symbols: Sequence[str]) -> list[list[Any]]:
+    return [Fact(symbol, span, None).told() for symbol in symbols for span in state.coverage.get(symbol, ())]
 
 
 def only_add(run: Sequence[StoredFile], kept_since: int) -> bool:

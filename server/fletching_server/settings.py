@@ -88,6 +88,13 @@ class Settings(BaseSettings):
     compact_settle_seconds: float = Field(
         3600.0, gt=0, description="After so long the journal is folded even so; it waits longer where that is dear."
     )
+    disk: ByteSize = Field(
+        ByteSize(50 * 10**9),
+        description="High water: so much may the store's data take on disk, then fetched rows leave; user tables never; 0: any.",
+    )
+    disk_low: float = Field(0.8, gt=0, le=1, description="Low water: down to this share of `disk` they leave.")
+    scrub_days: float = Field(30.0, ge=0, description="Every file's checksum is read again once in so many days; 0: never.")
+    scrub_mb_per_second: float = Field(8.0, gt=0, description="How fast that may go, in megabytes per second.")
     local_plane: bool = Field(
         True, description="Let processes of this host and user map what lies in memory, over a socket beside the port."
     )

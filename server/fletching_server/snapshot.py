@@ -48,7 +48,7 @@ class StoredFile:
     ranks from there to its own. ``hidden`` are cells whose rows count not, because it is read as of a commit before theirs.
     """
 
-    id: str
+    id: str  # begins with the instant of writing, so that ids are in that order
     dataset: str
     kind: FileKind
     period: str
@@ -69,6 +69,12 @@ class StoredFile:
     since: int = 0
     retired: int | None = None
     hidden: tuple[Asked, ...] = ()
+    through: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where its rows stand among those of others, in the order of writing: the id of the last file that went into it."""
+        return self.through or self.id
 
     @property
     def key(self) -> str:
@@ -144,6 +150,10 @@ class Fact:
     symbol: str
     span: Span
     file: str | None
+
+    def told(self) -> list[Any]:
+        """Return the fact as a file's footer tells it."""
+        return [self.symbol, *self.span]
 
 
 class Life(NamedTuple):

@@ -35,6 +35,11 @@ COUNTERS: Final[dict[str, str]] = {
     "merged_bytes": "Bytes of the segments that were written for this.",
     "folded_segments": "Segments folded into partitions.",
     "folded_bytes": "Bytes of the partitions that were written for this.",
+    "evicted_files": "Files of fetched rows that left the disk because of its quota.",
+    "evicted_bytes": "Bytes of those files.",
+    "scrubbed_files": "Files whose checksum the scrubber read again.",
+    "scrubbed_bytes": "Bytes of those files.",
+    "damaged_files": "Files that the scrubber found damaged.",
 }
 
 

@@ -4,19 +4,23 @@
 <store>/catalogue.sqlite   which files make up which dataset, and what is known
 <store>/journal/           segments: what fills and writes added
 <store>/data/<dataset>/    partitions: what compaction made of them
+<store>/manifests/         which partitions make up which dataset, for ``rebuild``
 <store>/set-aside/         files whose checksum failed, for somebody to look at
 """
 
 from __future__ import annotations
 
+import json
+import os
 import threading
+import time
 import uuid
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from fletching_schemas import Dataset, FetchRequest
 from fletching_schemas.errors import StoreError, StoreInUse, UnknownDataset
@@ -30,7 +34,11 @@ from fletching_server.image import Image
 from fletching_server.snapshot import Asked, DatasetState, FileKind, StoredFile
 from fletching_server.volume import mount
 
-_PASTS = 32  # pictures of the past that are kept for whoever reads them again
+FOOTER_FORMAT: Final = 3
+_CATALOGUE: Final = ("catalogue.sqlite", "catalogue.sqlite-wal", "catalogue.sqlite-shm", "COMMITTED")
+MANIFESTS: Final = "manifests"
+_ids, _latest = threading.Lock(), [0]
+_PASTS: Final = 32  # pictures of the past that are kept for whoever reads them again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,17 +61,26 @@ class _Retired:
 class Store:
     """The durable side of one engine: the catalogue, and the files it vouches for."""
 
-    def __init__(self, root: Path, clock: Clock | None = None, history_days: float = HISTORY_DAYS) -> None:
+    def __init__(
+        self, root: Path, clock: Clock | None = None, history_days: float = HISTORY_DAYS, *, aside: Path | None = None
+    ) -> None:
+        """Open the store at *root*; with *aside*, a folder, its catalogue is moved there and an empty one made instead."""
         self.root = root
         if root.exists() and not root.is_dir():
             raise StoreError(f"the store {root} is a file; name a folder")
         mount(root)
         disk.make_folder(root)
         self._lock = _take(root)
+        if aside is not None:
+            for name in _CATALOGUE:
+                disk.set_aside(root / name, aside)
         try:
             # Without the catalogue every data file would look like an orphan: it is not made anew beside them.
             self.catalogue = Catalogue(
-                root / "catalogue.sqlite", create=not self._data_files(), clock=clock, history_days=history_days
+                root / "catalogue.sqlite",
+                create=aside is not None or next(self._data_files(), None) is None,
+                clock=clock,
+                history_days=history_days,
             )
         except BaseException:
             self._lock.release()
@@ -72,7 +89,6 @@ class Store:
         self._pins: dict[str, Counter[int]] = defaultdict(Counter)
         self._retired: dict[str, list[_Retired]] = defaultdict(list)
         self._past: OrderedDict[tuple[str, int], DatasetState] = OrderedDict()
-        self._past_cleared = 0
         self._trusted: dict[str, str] = {}  # files whose checksum was found right, with that of their footer
 
     # Reading: a pinned picture keeps its files on disk.
@@ -119,14 +135,13 @@ class Store:
     def past(self, dataset: str, generation: int) -> DatasetState:
         """Return *dataset* as it was at *generation*; for looking only, its files may leave."""
         with self._pins_lock:
-            found, cleared = self._past.get((dataset, generation)), self._past_cleared
+            found, kept = self._past.get((dataset, generation)), self._past
         if found is None:
             found = self.catalogue.past(dataset, generation)
-            with self._pins_lock:
-                if cleared == self._past_cleared:  # else files of it may have left while it was looked up
-                    self._past[dataset, generation] = found
-                while len(self._past) > _PASTS:
-                    self._past.popitem(last=False)
+            with self._pins_lock:  # into those of then: files of it may have left since, and the others are of now
+                kept[dataset, generation] = found
+                while len(kept) > _PASTS:
+                    kept.popitem(last=False)
         return found
 
     def path(self, file: StoredFile) -> Path:
@@ -151,11 +166,11 @@ class Store:
         except OSError as error:
             raise DamagedFile(file, f"cannot be read: {error}") from error
 
-    def verify(self, file: StoredFile) -> None:
+    def verify(self, file: StoredFile, paced: Callable[[int], None] | None = None) -> None:
         """Raise ``DamagedFile`` where *file* is missing or its bytes are not those that were written."""
         path = self.root / file.path
         try:
-            found = disk.file_digest(path)
+            found = disk.file_digest(path, paced)
         except OSError as error:
             raise DamagedFile(file, f"cannot be read: {error}") from error
         if found != file.digest:
@@ -173,25 +188,21 @@ class Store:
         period: str = "",
         bucket: int = 0,
         asked: FetchRequest | None = None,
+        through: str = "",
+        tells: Mapping[str, Any] | None = None,
         purpose: Purpose | None = None,
     ) -> StoredFile:
         """Write *image*, which answers *asked* where it is a fill, as a new file, and return its record.
 
-        Nothing refers to the file before a commit does.
+        Nothing refers to the file before a commit does. *through* is the id of the last file whose rows went into it, where it
+        was made of others; what it *tells* besides is for ``rebuild``.
         """
-        file_id = uuid.uuid4().hex
+        file_id = new_id()
         first, last = image.days
         cells = (day_number(asked.start), day_number(asked.end)) if asked else ()
-        facts = {
-            "dataset": dataset.to_json(),
-            "id": file_id,
-            "kind": kind,
-            "period": period,
-            "bucket": bucket,
-            "first_day": first,
-            "last_day": last,
-            "asked": asked and [*cells, *asked.symbols],
-        }
+        placed = {"kind": kind, "period": period, "bucket": bucket, "first_day": first, "last_day": last, "through": through}
+        told = {"asked": asked and [*cells, *asked.symbols], **(tells or {})}
+        facts = footer_facts(dataset, file_id, **placed, **told)
         data = parquet.encode(dataset, image.table, facts)
         folder = "journal" if kind == "segment" else f"data/{dataset.name}/{period}"
         relative = f"{folder}/{dataset.name}-{period + '-' if period else ''}{bucket}-{file_id}.parquet"
@@ -211,10 +222,44 @@ class Store:
             last,
             tuple(sorted(asked.symbols if asked else image.symbols)),
             asked=(Asked(*cells),) if cells else (),
+            through=through,
         )
         length = int.from_bytes(memoryview(data)[-8:-4], "little") + 8
         self._trusted[file_id] = disk.digest(memoryview(data)[-length:])
         return written
+
+    def declare(self, state: DatasetState, partitions: Iterable[StoredFile], through: str) -> None:
+        """Write down which *partitions* make up the dataset once all segments up to the id *through* are in them.
+
+        Before the commit that says so: ``rebuild`` believes the newest list whose files are all there. The one before stays
+        until there is another.
+        """
+        spans: dict[str, list[str]] = defaultdict(list)
+        for symbol, known in state.coverage.items():
+            for span in known:
+                spans[json.dumps(span)].append(symbol)
+        document = {
+            "dataset": state.dataset.to_json(),
+            "source": state.source,
+            "through": through,
+            "partitions": [[file.id, file.period, file.bucket] for file in partitions],
+            "coverage": [[*json.loads(span), symbols] for span, symbols in spans.items()],
+        }
+        folder, name = self.root / MANIFESTS, state.dataset.name
+        before = sorted(folder.glob(f"{name}-*.json"))
+        disk.publish(folder / f"{name}-{new_id()}.json", json.dumps(document).encode(), sync=True, purpose=Purpose.MANIFEST)
+        for old in before[:-1]:
+            disk.let_go(old, Removal.RETIRE)
+
+    def undeclare(self, dataset: str) -> None:
+        """Remove the lists of partitions of a *dataset* that has been deleted."""
+        for old in (self.root / MANIFESTS).glob(f"{dataset}-*.json"):
+            disk.let_go(old, Removal.RETIRE)
+
+    def declared_through(self, dataset: str) -> str:
+        """Return the id up to which all segments of *dataset* are in partitions, by its newest list; empty: nobody said."""
+        listed = sorted((self.root / MANIFESTS).glob(f"{dataset}-*.json"))
+        return str(json.loads(listed[-1].read_bytes())["through"]) if listed else ""
 
     def discard(self, file: StoredFile) -> None:
         """Remove a published *file* that no commit will mention."""
@@ -230,8 +275,7 @@ class Store:
         seq, gone = self.catalogue.commit(change)
         with self._pins_lock:
             if gone:
-                self._past.clear()
-                self._past_cleared += 1
+                self._past = OrderedDict()
             self._retired[change.dataset] += [_Retired(self.root / file.path, seq) for file in (*gone, *retired)]
             leaving = self._leaving(change.dataset)
         for path in leaving:
@@ -250,10 +294,14 @@ class Store:
     def orphans(self) -> list[Path]:
         """Return files that no dataset refers to: a process died between writing and committing them."""
         wanted = self.catalogue.paths()
-        return [path for path in self._data_files() if str(path.relative_to(self.root)) not in wanted]
+        return [self.root / path for path in self._data_files() if path not in wanted]
 
-    def _data_files(self) -> list[Path]:
-        return [path for folder in ("journal", "data") for path in (self.root / folder).rglob("*") if path.is_file()]
+    def _data_files(self) -> Iterator[str]:
+        """Yield the paths of all data files as the catalogue writes them; ``Path.rglob`` takes twenty times as long."""
+        for top in ("journal", "data"):
+            for folder, _, names in os.walk(self.root / top):
+                relative = folder[len(str(self.root)) + 1 :]
+                yield from (f"{relative}/{name}" for name in names)
 
     def sweep(self) -> int:
         """Remove the orphans, and return how many there were. For the start only: later they may be on their way in."""
@@ -291,6 +339,18 @@ def _purpose(kind: FileKind, *, sync: bool) -> Purpose:
     if kind == "partition":
         return Purpose.FOLD
     return Purpose.WRITE if sync else Purpose.FILL
+
+
+def new_id() -> str:
+    """Return a name that nobody else has, and that sorts after those made before it: the instant, then chance."""
+    with _ids:
+        _latest[0] = max(_latest[0] + 1, time.time_ns())  # names, not times: a clock that is passed in may stand still
+        return f"{_latest[0]:016x}{uuid.uuid4().hex[:16]}"
+
+
+def footer_facts(dataset: Dataset, file_id: str, **told: Any) -> dict[str, Any]:
+    """Return what a file tells about itself in its footer."""
+    return {"format": FOOTER_FORMAT, "dataset": dataset.to_json(), "id": file_id, **told}
 
 
 def _take(root: Path) -> disk.Lock:

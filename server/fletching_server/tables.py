@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import replace
+from functools import lru_cache
 from sys import intern
 from typing import Any
 
@@ -21,6 +22,13 @@ meta = sa.Table(
     metadata,
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
+)
+sums = sa.Table(
+    "sums",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True, comment="of a table"),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False, comment="of the fingerprints of its rows"),
 )
 datasets = sa.Table(
     "datasets",
@@ -91,6 +99,7 @@ files = sa.Table(
     sa.Column("asked", sa.Text, comment="JSON list of (first, last, symbols or null, rank): cells that fills asked for"),
     sa.Column("shape", sa.Integer, comment="shape of the dataset when it was written"),
     sa.Column("since", sa.Integer, comment="the lowest rank of the files it was merged from; 0: it was not"),
+    sa.Column("through", sa.Text, comment="the id of the last file that went into it; empty: its own"),
     sa.Column("retired", sa.Integer, index=True, comment="the commit since which only the past refers to it; null: none"),
 )
 coverage = sa.Table(
@@ -148,13 +157,13 @@ restatements = sa.Table(
 ADDED_COLUMNS = [
     *((2, provenance, provenance.c[name]) for name in ("function", "arguments", "version", "unit_check", "restated")),
     *((3, datasets, datasets.c[name]) for name in ("shape", "since", "history_days")),
-    *((3, files, files.c[name]) for name in ("rank", "asked", "shape", "since", "retired")),
+    *((3, files, files.c[name]) for name in ("rank", "asked", "shape", "since", "through", "retired")),
 ]
 
 # What they say of rows that an older one wrote: (since format, SQL).
 ADDED_FACTS = [
     (3, "UPDATE datasets SET shape = 0, since = (SELECT max(seq) FROM files WHERE files.dataset = datasets.name)"),
-    (3, "UPDATE files SET shape = 0, since = 0, rank = CASE kind WHEN 'segment' THEN seq ELSE 0 END"),
+    (3, "UPDATE files SET shape = 0, since = 0, through = '', rank = CASE kind WHEN 'segment' THEN seq ELSE 0 END"),
     (
         3,
         "UPDATE files SET asked = '[[' || asked_first || ', ' || asked_last || ', null, 0]]' WHERE asked_first IS NOT NULL",
@@ -171,8 +180,13 @@ def file_row(file: StoredFile) -> dict[str, object]:
 def stored_file(row: sa.RowMapping, shape: int) -> StoredFile:
     """Return the file that ``file_row`` wrote, as it is read where its dataset has *shape*."""
     asked = tuple(Asked(first, last, symbols and tuple(symbols), rank) for first, last, symbols, rank in _list(row["asked"]))
-    symbols = tuple(intern(symbol) for symbol in json.loads(row["symbols"]))
-    return StoredFile(**{**row, "symbols": symbols, "asked": asked, "read_shape": shape})
+    return StoredFile(**{**row, "symbols": _symbols(row["symbols"]), "asked": asked, "read_shape": shape})
+
+
+@lru_cache(maxsize=64)
+def _symbols(raw: str) -> tuple[str, ...]:
+    """Return a file's symbols: partitions of one universe have the same ones, so they share a tuple."""
+    return tuple(intern(symbol) for symbol in json.loads(raw))
 
 
 def _list(raw: str | None) -> list[Any]:

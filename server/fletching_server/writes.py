@@ -142,7 +142,7 @@ class Writes:
 
     def _commit(self, change: Write, image: Image, dataset: Dataset) -> int:
         """Publish *image* and commit *change* with it; ``LookupError`` where the table is not what it was."""
-        segment = self._store.publish(dataset, image, "segment", sync=True)
+        segment = self._store.publish(dataset, image, "segment", sync=True, tells={"clears": change.replaces})
         try:
             seq = self._store.commit(replace(change, added=(segment,)))
         except LookupError:

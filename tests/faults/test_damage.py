@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import random
-from datetime import date
+import shutil
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import SYMBOLS, Opener, TableSource, bars, expected, read, read_info, weekdays, write
+from tests.conftest import NOW, SYMBOLS, Opener, TableSource, bars, expected, read, read_info, weekdays, write
 
 from fletching_schemas import Action, canonical
-from fletching_schemas.errors import CorruptFile, StoreError
-from fletching_server import Engine
+from fletching_schemas.errors import CorruptFile, HistoryGone, StoreError
+from fletching_server import Engine, open_engine
+from fletching_server.testing import ManualClock
 
+DAMAGES = 100_000 if os.environ.get("FLETCHING_LONG") else 300
 FLIPS = 3000 if os.environ.get("FLETCHING_LONG") else 150
 DAYS = weekdays(date(2026, 11, 2), date(2026, 11, 20))
 
@@ -177,3 +184,145 @@ def test_a_lost_segment_does_not_bring_back_what_it_had_replaced(open_store: Ope
     again = open_store(source)
     table, info = read_info(again, symbols=SYMBOLS[0], start=DAYS[0], end=DAYS[4])
     assert (table.num_rows, info.upstream_calls) == (0, 1)
+
+
+# Anything, anywhere: what a store says after damage is right, or an error of ours; it is never silently wrong.
+
+
+@dataclass(frozen=True)
+class Template:
+    """A store as it was closed, or as a killed process left it, what it must say, and an earlier copy of its catalogue."""
+
+    root: Path
+    told: dict[str, dict[int, list[dict[str, Any]]]]  # by dataset and generation
+    earlier: Path
+
+
+def template(folder: Path, source: TableSource, *, killed: bool) -> Template:
+    """Make a store with partitions, segments, the past of both, and columns that came later."""
+    clock = ManualClock(NOW)
+    root, earlier = folder / "template", folder / "earlier.sqlite"
+    chosen: dict[str, Any] = {"query_memory": "64MiB", "threads": 1, "compact_segments": 10_000, "compact_idle_seconds": 3600}
+    engine = open_engine(folder / "made", [source], clock=clock, **chosen)
+    tables: dict[str, dict[int, list[dict[str, Any]]]] = {"mine": {}, "bars_1d": {}}
+    chance = random.Random(6)  # numbers that do not compress
+    for step in range(9):
+        cells = chance.sample([(f"s{number:02}", day) for number in range(40) for day in DAYS], 150)
+        rows = [{"id": name, "day": day, "x": chance.getrandbits(60)} for name, day in cells]
+        rows = [row | ({"y": chance.random()} if step > 3 else {}) for row in rows]
+        write(engine, "mine", rows, keys=["id", "day"], evolve=step == 4, mode="replace" if step == 5 else "upsert")
+        read(engine, symbols=SYMBOLS[step % 3 : step % 3 + 2], start=DAYS[0], end=DAYS[min(step + 2, len(DAYS) - 1)])
+        for name, told in tables.items():
+            told[engine.store.state(name).generation] = read(engine, name, on_miss="cached").to_pylist()
+        if step in (2, 4, 6):
+            for name in ("mine", "bars_1d"):
+                engine.act(Action.COMPACT, {"dataset": name})
+        if step == 7:
+            with closing(sqlite3.connect(engine.store.root / "catalogue.sqlite")) as catalogue:
+                catalogue.execute("VACUUM INTO ?", [str(earlier)])
+        clock.advance(hours=2)
+    if killed:
+        shutil.copytree(engine.store.root, root)
+    engine.close()
+    if not killed:
+        (folder / "made").rename(root)
+    return Template(root, tables, earlier)
+
+
+def several(path: Path, chance: random.Random) -> None:
+    for _ in range(chance.randrange(2, 20)):
+        flip(path, chance)
+
+
+def zeroed(path: Path, chance: random.Random) -> None:
+    raw, size = bytearray(path.read_bytes()), chance.choice([16, 512, 4096])
+    start = chance.randrange(len(raw)) // size * size
+    length = len(raw[start : start + size])
+    raw[start : start + length] = bytes(length)
+    path.write_bytes(raw)
+
+
+def copied(path: Path, chance: random.Random) -> None:
+    """Put a block of the file where another one was."""
+    raw, size = bytearray(path.read_bytes()), chance.choice([64, 512, 4096])
+    one, other = (chance.randrange(len(raw)) // size * size for _ in range(2))
+    block = raw[one : one + size]
+    raw[other : other + len(block)] = block
+    path.write_bytes(raw)
+
+
+def longer(path: Path, chance: random.Random) -> None:
+    with path.open("ab") as file:
+        file.write(chance.randbytes(chance.choice([1, 24, 4096])))
+
+
+def swapped(path: Path, _chance: random.Random) -> None:
+    raise AssertionError(f"{path} is exchanged by whoever knows the other one")
+
+
+def harm(made: Template, root: Path, chance: random.Random) -> str:
+    """Damage one file of the store at *root*, and return what was done."""
+    data = sorted((root / "data").rglob("*.parquet")) + sorted((root / "journal").glob("*.parquet"))
+    catalogue = root / "catalogue.sqlite"
+    log = root / "catalogue.sqlite-wal"
+    kinds: list[Path] = [catalogue, catalogue, chance.choice(data), chance.choice(data)]
+    path = chance.choice([*kinds, *([log, log] if log.exists() else [])])
+    how = chance.choice([flip, flip, flip, several, zeroed, zeroed, copied, cut, longer, gone, swapped])
+    before = path.read_bytes()
+    if how is not swapped:
+        how(path, chance)
+    elif path == catalogue:
+        path.write_bytes(made.earlier.read_bytes())
+    elif path == log:
+        path.write_bytes(b"")
+    else:
+        other = chance.choice([other for other in data if other != path])
+        path.write_bytes(other.read_bytes())
+        other.write_bytes(before)
+    return f"{path.relative_to(root)} {how.__name__}"
+
+
+def silently_wrong(made: Template, root: Path, source: TableSource, chance: random.Random, seen: Counter[str]) -> list[str]:
+    """Open the store at *root*, read, and return what was wrong and came without an error."""
+    data = {path: path.read_bytes() for path in root.rglob("*.parquet")}
+    chosen: dict[str, Any] = {"query_memory": "64MiB", "threads": 1, "compact_idle_seconds": 3600}
+    try:
+        engine = open_engine(root, [source], clock=ManualClock(NOW + timedelta(days=1)), **chosen)
+    except StoreError:
+        seen["refused"] += 1
+        assert {path: path.read_bytes() for path in root.rglob("*.parquet")} == data, "what was refused was changed"
+        return []
+    wrong = []
+    with engine:
+        for name, told in made.told.items():
+            for generation in (*chance.sample(list(told), 2), max(told)):
+                wrong += wrongly(seen, told[generation], engine, name, as_of=generation)
+        wrong += wrongly(seen, list(made.told["mine"].values())[-1], engine, "mine")
+        want = expected(source.dataset, source.rows, SYMBOLS, DAYS[0], DAYS[-1]).to_pylist()
+        wrong += wrongly(seen, want, engine, "bars_1d", symbols=SYMBOLS, start=DAYS[0], end=DAYS[-1])
+    return wrong
+
+
+def wrongly(seen: Counter[str], want: list[dict[str, Any]], engine: Engine, dataset: str, **asked: Any) -> list[str]:
+    """Return what is wrong with one read: nothing, where it is right or an error of ours."""
+    try:
+        rows = read(engine, dataset, **asked).to_pylist()
+    except (CorruptFile, HistoryGone):
+        seen["told"] += 1
+        return []
+    seen["right"] += rows == want
+    return [] if rows == want else [f"{dataset} {asked.get('as_of')}: {len(rows)} rows for {len(want)}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True], ids=["a store that was closed", "a store that a kill left"])
+def test_no_damage_is_silent(tmp_path: Path, source: TableSource, *, killed: bool) -> None:
+    made, wrong, seen = template(tmp_path, source, killed=killed), [], Counter[str]()
+    for number in range(DAMAGES // 2):
+        chance, root = random.Random(2 * number + killed), tmp_path / "damaged"
+        shutil.copytree(made.root, root)
+        what = harm(made, root, chance)
+        wrong += [f"{number}: {what}: {each}" for each in silently_wrong(made, root, source, chance, seen)]
+        shutil.rmtree(root)
+    assert wrong == []
+    assert min(seen[each] for each in ("refused", "told", "right")) > DAMAGES / 100, seen

@@ -225,3 +225,32 @@ def test_partitions_between_two_bases_leave(engine: Engine, clock: ManualClock) 
     partitions = list((engine.store.root / "data").rglob("*.parquet"))
     assert 7 <= len(partitions) <= 30 / 4 + 3
     assert [contents(engine, as_of=generation) for generation, _ in told] == [rows for _, rows in told]
+
+
+def test_a_generation_is_read_the_same_again_after_folds_have_changed_its_files(engine: Engine) -> None:
+    told: dict[int, Contents] = {}
+    for number in range(4):
+        generation = write(engine, "mine", [row("a", D1, number), row("b", D2, number)], keys=KEYS).generation
+        told[generation] = contents(engine)
+        compact(engine)
+        for _ in range(2):
+            engine.act(Action.EVICT, {})
+            assert {generation: contents(engine, as_of=generation) for generation in told} == told
+
+
+def test_what_was_looked_up_before_a_fold_is_not_believed_after_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    generation = write(engine, "mine", [row("a", D1, 1)], keys=KEYS).generation
+    compact(engine)
+    write(engine, "mine", [row("a", D1, 2)])
+    looking_up = engine.store.catalogue.past
+
+    def slowly(dataset: str, generation: int) -> Any:
+        found = looking_up(dataset, generation)
+        monkeypatch.undo()
+        compact(engine)  # the partitions in what was found leave, after this reader
+        return found
+
+    monkeypatch.setattr(engine.store.catalogue, "past", slowly)
+    for _ in range(2):
+        engine.act(Action.EVICT, {})
+        assert contents(engine, as_of=generation) == [("a", D1, 1)]

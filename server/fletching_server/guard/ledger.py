@@ -16,6 +16,8 @@ import structlog
 from pyrate_limiter import AbstractBucket, Duration, InMemoryBucket, Rate, RateItem
 from pyrate_limiter.buckets.sqlite_bucket import SQLiteBucket
 
+from fletching_schemas.errors import StoreUnwritable
+from fletching_server import disk
 from fletching_server.clock import Clock
 from fletching_server.guard.circuit import CLOSED, Circuit
 from fletching_server.sources import Budget
@@ -48,6 +50,10 @@ class Ledger:
         try:
             return _connect(self._path)
         except sqlite3.DatabaseError as error:
+            if disk.refused(error):
+                raise StoreUnwritable(
+                    f"cannot open the guard's memory {self._path}: {error}; check permissions and free room"
+                ) from error
             aside = self._path.with_name(f"{self._path.name}.damaged")
             with suppress(OSError):
                 self._path.replace(aside)
