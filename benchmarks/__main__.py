@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import adjusted, compare, latency, page, plans, read_through, soak, throughput, upstream, workers
+from benchmarks import adjusted, compare, latency, page, plans, read_through, soak, throughput, upstream, workers, writes
 from benchmarks.figures import Row, environment, save
 
 BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
@@ -22,6 +22,7 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "upstream": upstream.run,
     "plans": plans.run,
     "adjusted": adjusted.run,
+    "writes": writes.run,
 }
 # They take minutes and most of the machine; the first installs the peers, and does what the others do too.
 ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {"compare": compare.run, "workers": workers.run, "soak": soak.run}

@@ -6,6 +6,7 @@ system closes it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.flight as fl
+import pyarrow.parquet as pq
 
 _END_SECONDS: Final = 20.0
 
@@ -80,11 +82,29 @@ def _child(kind: str, given: Mapping[str, Any]) -> Iterator[Addresses]:
 
 
 class _BareServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
-    """As little as a Flight server can do: tables in memory, streamed from C++ without any Python per batch."""
+    """As little as a Flight server can do: tables in memory, streamed from C++ without any Python per batch.
 
-    def __init__(self, location: str, tables: Mapping[str, pa.Table]) -> None:
+    What is put is written as one Parquet file and synced, with nothing checked, ordered or remembered.
+    """
+
+    def __init__(self, location: str, tables: Mapping[str, pa.Table], folder: Path) -> None:
         super().__init__(location)
-        self._tables = tables
+        self._tables, self._folder = tables, folder
+        self._numbers = itertools.count()
+
+    def do_put(
+        self,
+        context: fl.ServerCallContext,
+        descriptor: fl.FlightDescriptor,
+        reader: fl.MetadataRecordBatchReader,
+        writer: fl.FlightMetadataWriter,
+    ) -> None:
+        del context, descriptor
+        path = self._folder / f"put-{next(self._numbers)}.parquet"
+        pq.write_table(reader.read_all(), path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        writer.write(b"done")
 
     def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.RecordBatchStream:
         del context
@@ -96,8 +116,8 @@ def _serve_bare(given: Mapping[str, Any], opened: ExitStack) -> Addresses:
     folder = Path(given["folder"])
     tables = {name: _loaded(folder / f"{name}.arrow") for name in given["names"]}
     unix = f"grpc+unix://{folder}/bare.sock"
-    tcp = opened.enter_context(_BareServer("grpc://127.0.0.1:0", tables))
-    opened.enter_context(_BareServer(unix, tables))
+    tcp = opened.enter_context(_BareServer("grpc://127.0.0.1:0", tables, folder))
+    opened.enter_context(_BareServer(unix, tables, folder))
     return Addresses(f"grpc://127.0.0.1:{tcp.port}", unix, os.getpid())
 
 

@@ -24,6 +24,7 @@ import structlog
 
 from fletching_schemas.errors import StoreError
 from fletching_server import disk
+from fletching_server.failpoints import Purpose, Removal
 
 FORMAT_VERSION: Final = 1
 
@@ -109,7 +110,7 @@ class Answers:
             dropped = connection.execute(gone).rowcount
         if dropped:
             log.warning("a kept answer is damaged or missing; it will be fetched again", function=stored.function)
-            disk.remove(self._folder / "files" / stored.file)
+            disk.let_go(self._folder / "files" / stored.file, Removal.FORGET)
 
     def put(self, asked: Stored, table: pa.Table) -> bool:
         """Keep *table* in place of what was kept under the key; False where it alone is larger than all may be."""
@@ -120,7 +121,7 @@ class Answers:
             return False
         name = f"{asked.key}-{uuid.uuid4().hex[:8]}.arrow"
         path = self._folder / "files" / name
-        disk.publish(path, data, sync=False)
+        disk.publish(path, data, sync=False, purpose=Purpose.ANSWER)
         values = {item: getattr(asked, item) for item in ("key", "source", "function", "arguments", "version", "fetched_at")}
         place = {"file": name, "digest": disk.digest(data), "bytes": data.size, "used": next(self._count)}
         with self._lock, self._writing() as connection:
@@ -129,7 +130,7 @@ class Answers:
             connection.execute(_answers.insert().values(**values, **place))
             leaving = [*old, *self._evict(connection)]
         for file in leaving:
-            disk.remove(self._folder / "files" / file)
+            disk.let_go(self._folder / "files" / file, Removal.FORGET)
         return True
 
     def _evict(self, connection: sa.Connection) -> list[str]:
@@ -235,7 +236,7 @@ class Answers:
         self._count = itertools.count(last + 1)
         for path in (self._folder / "files").iterdir():  # left by a process that died between file and database
             if path.name not in kept:
-                disk.remove(path)
+                disk.let_go(path, Removal.FORGET)
         return database
 
 

@@ -32,13 +32,14 @@ from fletching_server.hot import HotTier
 from fletching_server.image import Image, build_image
 from fletching_server.quarantine import Quarantine
 from fletching_server.restatement import Comparison, compare, kept
-from fletching_server.snapshot import DatasetState, Fact
+from fletching_server.snapshot import DatasetState, Fact, StoredFile
 from fletching_server.spans import FINAL, UNCONFIRMED, Days, Span, overlapping
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
 
 log = structlog.get_logger(__name__)
 
+_TO_COME: Final = "?"  # in place of the id of a file that is not written yet
 _TOLD: Final = ("function", "arguments", "version", "unit_check")
 _MOST_TOLD: Final = 4000
 
@@ -110,8 +111,6 @@ class Arrivals:
         """Write the segment first, then one commit that holds it together with its coverage."""
         request, state = errand.request, self._store.state(errand.request.dataset)
         image, seen = self._compared(errand, dataset, image)
-        segment = self._segment(dataset, image, request, state)
-        fill_id = segment.id if segment else uuid.uuid4().hex
         circumstances = Circumstances(
             calendar,
             at,
@@ -120,9 +119,14 @@ class Arrivals:
             self._existing(request),
             _confirmed(errand, state, seen, calendar.settled_through(at)),
         )
-        facts = facts_of_fill(dataset, image, request, circumstances, segment.id if segment else None)
+        facts = facts_of_fill(dataset, image, request, circumstances, _TO_COME)
         if _is_sweep(dataset, request):
             facts += self._carried(errand, dataset, calendar, image, at)
+        told_of_file = {"source": state.source, "coverage": [fact.told() for fact in facts]}
+        segment = self._segment(dataset, image, request, state, told_of_file)
+        resting = segment.id if segment else None
+        facts = tuple(replace(fact, file=resting) if fact.file == _TO_COME else fact for fact in facts)
+        fill_id = segment.id if segment else uuid.uuid4().hex
         self._store.commit(
             Fill(
                 dataset.name,
@@ -143,10 +147,12 @@ class Arrivals:
         if segment:
             self._hot.offer(segment.id, image)
 
-    def _segment(self, dataset: Dataset, image: Image, request: FetchRequest, state: DatasetState) -> Any:
+    def _segment(
+        self, dataset: Dataset, image: Image, request: FetchRequest, state: DatasetState, tells: Mapping[str, Any]
+    ) -> StoredFile | None:
         """Return the published file; without rows there is one only where it says that those held are no more."""
         if dataset.accumulates:
-            return self._store.publish(dataset, image, "segment", sync=False) if image.table.num_rows else None
+            return self._store.publish(dataset, image, "segment", sync=False, tells=tells) if image.table.num_rows else None
         days = Days(day_number(request.start), day_number(request.end))
         replaces = any(
             file.rows and file.reach.first <= days.last and file.reach.last >= days.first and file.share_of(request.symbols)
@@ -154,7 +160,7 @@ class Arrivals:
         )
         if not image.table.num_rows and not replaces:
             return None
-        return self._store.publish(dataset, image, "segment", sync=False, asked=request)
+        return self._store.publish(dataset, image, "segment", sync=False, asked=request, tells=tells)
 
     # Looking at settled cells for the second time
 

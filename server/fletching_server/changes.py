@@ -56,10 +56,9 @@ def placed(file: StoredFile, seq: int, shape: int) -> StoredFile:
     return replace(file, seq=seq, rank=file.rank or (seq if file.kind == "segment" else 0), shape=shape, read_shape=shape)
 
 
-def _insert_files(connection: sa.Connection, dataset: str, files: Sequence[StoredFile], seq: int) -> None:
+def _insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
     if files:
-        shape = connection.execute(sa.select(t.datasets.c.shape).where(t.datasets.c.name == dataset)).scalar() or 0
-        connection.execute(t.files.insert(), [t.file_row(placed(file, seq, shape)) for file in files])
+        connection.execute(t.files.insert(), [t.file_row(placed(file, moment.seq, moment.shape)) for file in files])
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,8 @@ class Write:
     """Add what users wrote, all of it or nothing: files, and the table's definition where it is new or has other columns.
 
     With *replaces* nothing that was there before counts any more. With ``expected_generation`` the change holds only while
-    nothing else was committed to the table, and with *new* only while there is none. ``LookupError`` else.
+    nothing else was committed to the table, with ``expected_shape`` only while it has the same columns, and with *new* only
+    while there is none. ``LookupError`` else.
     """
 
     dataset: str
@@ -115,6 +115,7 @@ class Write:
     new: bool = False
     replaces: bool = False
     expected_generation: int | None = None
+    expected_shape: int | None = None
     keys: tuple[WriteKey, ...] = ()
 
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
@@ -125,7 +126,7 @@ class Write:
         if self.replaces and not self.new:
             gone = history.retire_all(connection, self.dataset, moment)
             history.begin(connection, self.dataset, moment, moment.seq - 1)
-        _insert_files(connection, self.dataset, self.added, moment.seq)
+        _insert_files(connection, self.added, moment)
         rows = [
             {**key._asdict(), "dataset": self.dataset, "created": self.new, "seq": moment.seq, "at": moment.at}
             for key in self.keys
@@ -138,10 +139,9 @@ class Write:
         if self.new:
             Define(definition, None).write(connection, moment)
             return
-        chosen = t.datasets.c.name == self.dataset
-        shape = connection.execute(sa.select(t.datasets.c.shape).where(chosen)).scalar_one() + 1
-        connection.execute(t.datasets.update().where(chosen).values(definition=definition.to_json(), shape=shape))
-        history.define(connection, definition, shape, moment.seq)
+        chosen = t.datasets.update().where(t.datasets.c.name == self.dataset)
+        connection.execute(chosen.values(definition=definition.to_json(), shape=moment.shape))
+        history.define(connection, definition, moment.shape, moment.seq)
 
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
         """Return the picture with the new rows."""
@@ -150,6 +150,8 @@ class Write:
         known = state or DatasetState(_defined(self.definition), None)
         if self.expected_generation not in {None, known.generation}:
             raise LookupError(f"{self.dataset} has moved on")
+        if self.expected_shape not in {None, known.shape}:
+            raise LookupError(f"{self.dataset} has other columns now")
         held = () if self.replaces else known.files
         if self.definition is not None and not self.new:
             known = replace(known, dataset=self.definition, shape=known.shape + 1)
@@ -187,7 +189,7 @@ class Fill:
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Insert segment, coverage and provenance."""
         seq = moment.seq
-        _insert_files(connection, self.dataset, (self.segment,) if self.segment else (), seq)
+        _insert_files(connection, (self.segment,) if self.segment else (), moment)
         _insert_facts(connection, self.dataset, self.facts, seq)
         connection.execute(
             t.provenance.insert().values(
@@ -240,7 +242,7 @@ class Swap:
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Exchange the rows of the files, and join those of the coverage."""
         gone = history.retire(connection, self.dataset, self.removed, moment)
-        _insert_files(connection, self.dataset, self.added, moment.seq)
+        _insert_files(connection, self.added, moment)
         if not self.merged:
             gone += history.folded(connection, self.dataset, self.folded_through, moment)
         touched = sorted({symbol for file in self.removed if file.kind == "segment" for symbol in file.symbols})
@@ -265,6 +267,44 @@ def _join_coverage(connection: sa.Connection, dataset: str, symbols: Sequence[st
     connection.execute(t.coverage.delete().where(chosen))
     facts = [Fact(symbol, span, None) for symbol, joined in spans.items() for span in joined]
     _insert_facts(connection, dataset, facts, through)
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Make files that were found on disk part of a dataset, and believe what they tell of its cells.
+
+    The dataset is defined where it is not known; files of *older* ids have fewer or narrower columns than that.
+    """
+
+    definition: Dataset
+    source: str | None
+    files: tuple[StoredFile, ...]
+    facts: tuple[Fact, ...] = ()
+    older: frozenset[str] = frozenset()
+
+    @property
+    def dataset(self) -> str:
+        """The dataset that changes."""
+        return self.definition.name
+
+    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
+        """Record dataset, files and coverage."""
+        if connection.execute(sa.select(t.datasets.c.name).where(t.datasets.c.name == self.dataset)).first() is None:
+            Define(self.definition, self.source).write(connection, moment)
+        if self.files:
+            connection.execute(t.files.insert(), [t.file_row(self._adopted(file, moment.seq)) for file in self.files])
+        _insert_facts(connection, self.dataset, self.facts, moment.seq)
+        return ()
+
+    def _adopted(self, file: StoredFile, seq: int) -> StoredFile:
+        """Return *file* as part of the dataset; one of another shape is brought up to its columns as it is read."""
+        return replace(placed(file, seq, 0), shape=-1 if file.id in self.older else 0)
+
+    def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
+        """Return the picture with the files."""
+        known = state or DatasetState(self.definition, self.source)
+        coverage = _cover(dict(known.coverage), self.facts, lambda _last, _first: False)
+        return replace(known, files=(*known.files, *(self._adopted(file, seq) for file in self.files)), coverage=coverage)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,9 @@ class Compaction:
             removed = (*segments, *old)
             adjacent = self._calendars.get(state.dataset.calendar).adjacent
             files = tuple(file for file, _ in added)
+            gone = {file.id for file in old}
+            kept = [file for file in state.files if file.kind == "partition" and file.id not in gone]
+            self._store.declare(state, (*kept, *files), segments[-1].place)
             try:
                 self._store.commit(Swap(dataset, files, removed, adjacent, segments[-1].rank))
             except LookupError:  # replaced, deleted or mended meanwhile

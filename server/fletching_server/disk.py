@@ -7,20 +7,32 @@ A file appears under its name whole or not at all: written aside, synced where a
 from __future__ import annotations
 
 import fcntl
+import io
 import os
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
+import structlog
 import xxhash
 
 from fletching_schemas.errors import StoreUnwritable
+from fletching_server import failpoints
+from fletching_server.failpoints import Purpose, Removal
+from fletching_server.volume import Volume, volume_of
 
 TEMPORARY: Final = ".tmp"
-_REFUSALS: Final = {"BUSY", "CANTOPEN", "FULL", "IOERR", "LOCKED", "NOMEM", "PERM", "READONLY"}
+log = structlog.get_logger(__name__)
+
+BUFFER_BYTES: Final = 256 << 10  # a Parquet writer hands over many small pieces
+_REFUSALS: Final = {
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_LOCKED),
+    *(sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY),
+}
 
 
 def digest(data: bytes | pa.Buffer | memoryview) -> str:
@@ -49,6 +61,8 @@ def tail(path: Path, size: int, length: int) -> bytes:
 def _explained(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
+    except StoreUnwritable:
+        raise
     except OSError as error:
         raise StoreUnwritable(
             f"cannot {doing} {path}: {error.strerror or error}; check its permissions and the free room"
@@ -57,64 +71,143 @@ def _explained(path: Path, doing: str) -> Iterator[None]:
 
 def refused(error: object) -> bool:
     """Return whether *error* is SQLite's for a disk that does not let it write; else its file is damaged, or we are wrong."""
-    name: str = getattr(error, "sqlite_errorname", "")
-    return name.removeprefix("SQLITE_").partition("_")[0] in _REFUSALS
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in _REFUSALS  # the other bits say more of the same
 
 
 def make_folder(path: Path) -> None:
     """Create *path* and its parents where they are missing; ``StoreUnwritable`` says why that fails."""
     with _explained(path, "create the folder"):
-        path.mkdir(parents=True, exist_ok=True)
+        volume_of(path).make_folder(path)
 
 
-def publish(path: Path, data: bytes | pa.Buffer, *, sync: bool) -> None:
-    """Make *path* appear with *data*, whole or not at all; with *sync* it survives power loss once this returns."""
+def publish(path: Path, data: bytes | pa.Buffer, *, sync: bool, purpose: Purpose = Purpose.WRITE) -> str:
+    """Return the checksum of *data*, once *path* has appeared with it, whole or not at all.
+
+    With *sync* it survives power loss once this returns.
+    """
+    with creating(path, sync=sync, purpose=purpose) as file:
+        file.write(data)
+    return file.digest
+
+
+@contextmanager
+def creating(path: Path, *, sync: bool, purpose: Purpose) -> Iterator[NewFile]:
+    """Yield a binary file to write; *path* appears with what was written when the block ends, and not at all if it fails.
+
+    With *sync* it survives power loss from then on; where just the folder cannot be synced it is there, but may not stay.
+    ``size`` and ``digest`` of the file are told after the block.
+    """
+    volume = volume_of(path)
+    volume.check()
     make_folder(path.parent)
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
-    with _explained(path, "write"):
+    try:
+        with _explained(path, "write"):
+            pieces = _Pieces(volume, aside, purpose)
         try:
-            _write(aside, memoryview(data), sync=sync)
-            aside.rename(path)
+            file = NewFile(pieces, BUFFER_BYTES)
+            yield file
+            with _explained(path, "write"):
+                file.finish(sync=sync)
+        finally:
+            pieces.end()
+        with _explained(path, "write"):
+            volume.rename(aside, path, purpose)
             if sync:
-                _sync_folder(path.parent)
-        except BaseException:
+                volume.sync_folder(path.parent, purpose)
+    except BaseException:
+        with suppress(OSError):  # what remains is swept at the next start
             aside.unlink(missing_ok=True)
+        raise
+
+
+class NewFile(io.BufferedWriter):
+    """A file on its way: ``creating`` yields it, and it counts and digests what passes."""
+
+    raw: _Pieces
+
+    @property
+    def size(self) -> int:
+        """How many bytes were written; all of them once the block has ended."""
+        return self.raw.size
+
+    @property
+    def digest(self) -> str:
+        """The checksum of what was written, as ``digest`` gives it for the bytes."""
+        return str(self.raw.digest.hexdigest())
+
+    def finish(self, *, sync: bool) -> None:
+        """Bring what is buffered to the file, and with *sync* the file to stable storage."""
+        if not self.closed:  # some writers close what they are given
+            self.flush()
+        self.raw.finish(sync=sync)
+
+
+class _Pieces(io.RawIOBase):
+    """The pieces of one new file, in the order in which they are written. Closing it does nothing: ``end`` does."""
+
+    def __init__(self, volume: Volume, path: Path, purpose: Purpose) -> None:
+        self.size, self.digest = 0, xxhash.xxh3_128()
+        self._volume, self._path, self._purpose = volume, path, purpose
+        self._failure: BaseException | None = None
+        self._descriptor = volume.create(path, purpose)
+
+    def writable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Return how many bytes of *data* were taken: all of them once the file has ended, as nobody will read them."""
+        if self._descriptor < 0:
+            return len(data)
+        try:
+            with _explained(self._path, "write"):
+                count = self._volume.write(self._descriptor, self._path, self.size, data, self._purpose)
+        except BaseException as error:
+            self._failure = error
             raise
+        self.digest.update(data[:count])
+        self.size += count
+        return count
 
-
-def _write(path: Path, data: memoryview, *, sync: bool) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    try:
-        while data:  # one write may be short
-            data = data[os.write(descriptor, data) :]
+    def finish(self, *, sync: bool) -> None:
+        """Return once the bytes are the file's; raises again what a writer may have swallowed."""
+        if self._failure is not None:
+            raise self._failure
         if sync:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            self._volume.sync(self._descriptor, self._path, self._purpose)
+
+    def end(self) -> None:
+        """Close the file; what a buffer still holds then goes nowhere."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove(path: Path) -> None:
+def remove(path: Path, purpose: Removal = Removal.RETIRE) -> None:
     """Remove the file at *path*; one that is gone already is no error."""
     with _explained(path, "remove"):
-        path.unlink(missing_ok=True)
+        volume_of(path).unlink(path, purpose)
+
+
+def let_go(path: Path, purpose: Removal) -> None:
+    """Remove a file that nothing refers to; where that fails it is logged, as the next start sweeps what is left."""
+    try:
+        remove(path, purpose)
+    except StoreUnwritable as error:
+        log.warning("a file that nothing refers to stays until the next start", path=str(path), why=str(error))
 
 
 def set_aside(path: Path, folder: Path) -> Path | None:
     """Move a damaged file into *folder* for somebody to look at, and return its new place (None: it is gone)."""
     make_folder(folder)
     place = folder / f"{path.parent.name}-{path.name}"
-    try:
-        path.rename(place)
-    except FileNotFoundError:
-        return None
+    with _explained(path, "set aside"):
+        try:
+            volume_of(path).rename(path, place, "set_aside")
+        except FileNotFoundError:
+            return None
     return place
 
 
@@ -160,6 +253,7 @@ class Lock:
     def _taken(self) -> int:
         """Return the locked file; -1 where it was removed between opening and locking it."""
         with _explained(self._path, "open the lock file"):
+            failpoints.hit("lock.open")
             descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -248,6 +248,7 @@ class Engine:
     def _delete(self, dataset: str) -> dict[str, Any]:
         state = self.store.state(dataset)
         self.store.commit(Delete(dataset))
+        self.store.undeclare(dataset)
         self.hot.drop(self._hot_keys(state))
         if (offered := self.desk.offers.get(dataset)) is not None:  # what was held is gone, the offer stands
             self.store.commit(Define(offered, state.source))

@@ -19,16 +19,20 @@ from fletching_server import tables as t
 from fletching_server.snapshot import DatasetState, StoredFile
 
 SPACING_SECONDS: Final = 86_400.0  # one base a day: so much is replayed, at most, to answer for a moment of the past
-_DAY: Final = 86_400.0
+_WRITTEN: Final = sa.select(t.writes).where(t.writes.c.key.in_(sa.bindparam("keys", expanding=True)))
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One commit: its number, when it is made (seconds since 1970), and how long the past is kept where nobody says."""
+    """One commit: its number, when it is made (seconds since 1970), how long the past is kept where nobody says.
+
+    ``shape`` is that of the dataset after it.
+    """
 
     seq: int
     at: float = 0.0
     history_days: float = 0.0
+    shape: int = 0
 
 
 class Written(NamedTuple):
@@ -175,7 +179,7 @@ def generation_at(connection: sa.Connection, dataset: str, instant: float) -> in
 
 def written(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Written]:
     """Return what the writes did that clients called by one of *keys*, as far as there were such."""
-    rows = connection.execute(sa.select(t.writes).where(t.writes.c.key.in_(keys)))
+    rows = connection.execute(_WRITTEN, {"keys": list(keys)})
     return {row.key: Written(row.dataset, row.digest, row.rows, row.created, row.seq) for row in rows}
 
 

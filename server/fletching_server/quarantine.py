@@ -15,6 +15,7 @@ from fletching_schemas import FetchRequest
 from fletching_schemas.errors import Error
 from fletching_server import disk
 from fletching_server.clock import Clock
+from fletching_server.failpoints import Purpose, Removal
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +40,8 @@ class Quarantine:
         try:
             path = self._folder / f"{at:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.arrow"
             disk.make_folder(self._folder)
-            disk.publish(
-                path, _encoded(answer, {name: text.encode(errors="replace") for name, text in facts.items()}), sync=False
-            )
+            data = _encoded(answer, {name: text.encode(errors="replace") for name, text in facts.items()})
+            disk.publish(path, data, sync=False, purpose=Purpose.QUARANTINE)
             self._thin_out()
         except (OSError, pa.ArrowException, Error) as trouble:
             log.warning("a refused answer could not be kept", why=str(trouble))
@@ -51,7 +51,7 @@ class Quarantine:
     def _thin_out(self) -> None:
         with self._lock:
             for path in sorted(self._folder.glob("*.arrow"))[:-MOST_KEPT]:
-                disk.remove(path)
+                disk.let_go(path, Removal.FORGET)
 
     def report(self) -> list[dict[str, Any]]:
         """Return what is kept, the newest first: when, what was asked, why it was refused, and the file."""

@@ -47,7 +47,7 @@ class StoredFile:
     the past refers to it; ``since`` the first commit whose rows it has, where it was merged from files that nobody keeps.
     """
 
-    id: str
+    id: str  # begins with the instant of writing, so that ids are in that order
     dataset: str
     kind: FileKind
     period: str
@@ -67,6 +67,12 @@ class StoredFile:
     read_shape: int = 0
     since: int = 0
     retired: int | None = None
+    through: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where its rows stand among those of others, in the order of writing: the id of the last file that went into it."""
+        return self.through or self.id
 
     @property
     def key(self) -> str:
@@ -108,6 +114,10 @@ class Fact:
     symbol: str
     span: Span
     file: str | None
+
+    def told(self) -> list[Any]:
+        """Return the fact as a file's footer tells it."""
+        return [self.symbol, *self.span]
 
 
 class Life(NamedTuple):

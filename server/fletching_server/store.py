@@ -4,19 +4,22 @@
 <store>/catalogue.sqlite   which files make up which dataset, and what is known
 <store>/journal/           segments: what fills and writes added
 <store>/data/<dataset>/    partitions: what compaction made of them
+<store>/manifests/         which partitions make up which dataset, for ``rebuild``
 <store>/set-aside/         files whose checksum failed, for somebody to look at
 """
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 import uuid
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from fletching_schemas import Dataset, FetchRequest
 from fletching_schemas.errors import StoreError, StoreInUse, UnknownDataset
@@ -25,10 +28,16 @@ from fletching_server.calendars import day_number
 from fletching_server.catalogue import HISTORY_DAYS, Catalogue, Change
 from fletching_server.changes import Expire
 from fletching_server.clock import Clock
+from fletching_server.failpoints import Purpose, Removal
 from fletching_server.image import Image
 from fletching_server.snapshot import Asked, DatasetState, FileKind, StoredFile
+from fletching_server.volume import mount
 
-_PASTS = 32  # pictures of the past that are kept for whoever reads them again
+FOOTER_FORMAT: Final = 3
+_CATALOGUE: Final = ("catalogue.sqlite", "catalogue.sqlite-wal", "catalogue.sqlite-shm", "COMMITTED")
+MANIFESTS: Final = "manifests"
+_ids, _latest = threading.Lock(), [0]
+_PASTS: Final = 32  # pictures of the past that are kept for whoever reads them again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,16 +60,26 @@ class _Retired:
 class Store:
     """The durable side of one engine: the catalogue, and the files it vouches for."""
 
-    def __init__(self, root: Path, clock: Clock | None = None, history_days: float = HISTORY_DAYS) -> None:
+    def __init__(
+        self, root: Path, clock: Clock | None = None, history_days: float = HISTORY_DAYS, *, aside: Path | None = None
+    ) -> None:
+        """Open the store at *root*; with *aside*, a folder, its catalogue is moved there and an empty one made instead."""
         self.root = root
         if root.exists() and not root.is_dir():
             raise StoreError(f"the store {root} is a file; name a folder")
+        mount(root)
         disk.make_folder(root)
         self._lock = _take(root)
+        if aside is not None:
+            for name in _CATALOGUE:
+                disk.set_aside(root / name, aside)
         try:
             # Without the catalogue every data file would look like an orphan: it is not made anew beside them.
             self.catalogue = Catalogue(
-                root / "catalogue.sqlite", create=not self._data_files(), clock=clock, history_days=history_days
+                root / "catalogue.sqlite",
+                create=aside is not None or not self._data_files(),
+                clock=clock,
+                history_days=history_days,
             )
         except BaseException:
             self._lock.release()
@@ -100,7 +119,7 @@ class Store:
                 del pins[generation]
             leaving = self._leaving(dataset)
         for path in leaving:
-            disk.remove(path)
+            disk.let_go(path, Removal.RETIRE)
 
     @contextmanager
     def pinned_past(self, dataset: str, generation: int) -> Iterator[DatasetState]:
@@ -168,28 +187,25 @@ class Store:
         period: str = "",
         bucket: int = 0,
         asked: FetchRequest | None = None,
+        through: str = "",
+        tells: Mapping[str, Any] | None = None,
+        purpose: Purpose | None = None,
     ) -> StoredFile:
         """Write *image*, which answers *asked* where it is a fill, as a new file, and return its record.
 
-        Nothing refers to the file before a commit does.
+        Nothing refers to the file before a commit does. *through* is the id of the last file whose rows went into it, where it
+        was made of others; what it *tells* besides is for ``rebuild``.
         """
-        file_id = uuid.uuid4().hex
+        file_id = new_id()
         first, last = image.days
         cells = (day_number(asked.start), day_number(asked.end)) if asked else ()
-        facts = {
-            "dataset": dataset.to_json(),
-            "id": file_id,
-            "kind": kind,
-            "period": period,
-            "bucket": bucket,
-            "first_day": first,
-            "last_day": last,
-            "asked": asked and [*cells, *asked.symbols],
-        }
+        placed = {"kind": kind, "period": period, "bucket": bucket, "first_day": first, "last_day": last, "through": through}
+        told = {"asked": asked and [*cells, *asked.symbols], **(tells or {})}
+        facts = footer_facts(dataset, file_id, **placed, **told)
         data = parquet.encode(dataset, image.table, facts)
         folder = "journal" if kind == "segment" else f"data/{dataset.name}/{period}"
         relative = f"{folder}/{dataset.name}-{period + '-' if period else ''}{bucket}-{file_id}.parquet"
-        disk.publish(self.root / relative, data, sync=sync)
+        found = disk.publish(self.root / relative, data, sync=sync, purpose=purpose or _purpose(kind, sync=sync))
         written = StoredFile(
             file_id,
             dataset.name,
@@ -197,7 +213,7 @@ class Store:
             period,
             bucket,
             relative,
-            disk.digest(data),
+            found,
             data.size,
             image.nbytes,
             image.table.num_rows,
@@ -205,14 +221,44 @@ class Store:
             last,
             tuple(sorted(asked.symbols if asked else image.symbols)),
             asked=(Asked(*cells),) if cells else (),
+            through=through,
         )
-        self._trusted[file_id] = self._footer(written)
+        length = int.from_bytes(memoryview(data)[-8:-4], "little") + 8
+        self._trusted[file_id] = disk.digest(memoryview(data)[-length:])
         return written
+
+    def declare(self, state: DatasetState, partitions: Iterable[StoredFile], through: str) -> None:
+        """Write down which *partitions* make up the dataset once all segments up to the id *through* are in them.
+
+        Before the commit that says so: ``rebuild`` believes the newest list whose files are all there. The one before stays
+        until there is another.
+        """
+        spans: dict[str, list[str]] = defaultdict(list)
+        for symbol, known in state.coverage.items():
+            for span in known:
+                spans[json.dumps(span)].append(symbol)
+        document = {
+            "dataset": state.dataset.to_json(),
+            "source": state.source,
+            "through": through,
+            "partitions": [[file.id, file.period, file.bucket] for file in partitions],
+            "coverage": [[*json.loads(span), symbols] for span, symbols in spans.items()],
+        }
+        folder, name = self.root / MANIFESTS, state.dataset.name
+        before = sorted(folder.glob(f"{name}-*.json"))
+        disk.publish(folder / f"{name}-{new_id()}.json", json.dumps(document).encode(), sync=True, purpose=Purpose.MANIFEST)
+        for old in before[:-1]:
+            disk.remove(old, Removal.RETIRE)
+
+    def undeclare(self, dataset: str) -> None:
+        """Remove the lists of partitions of a *dataset* that has been deleted."""
+        for old in (self.root / MANIFESTS).glob(f"{dataset}-*.json"):
+            disk.remove(old, Removal.RETIRE)
 
     def discard(self, file: StoredFile) -> None:
         """Remove a published *file* that no commit will mention."""
         self._trusted.pop(file.id, None)
-        disk.remove(self.root / file.path)
+        disk.let_go(self.root / file.path, Removal.DISCARD)
 
     def commit(self, change: Change, retired: Iterable[StoredFile] = ()) -> int:
         """Make *change* durable and visible; *retired* files, and what the past needs no more, leave after their last reader.
@@ -227,7 +273,7 @@ class Store:
             self._retired[change.dataset] += [_Retired(self.root / file.path, seq) for file in (*gone, *retired)]
             leaving = self._leaving(change.dataset)
         for path in leaving:
-            disk.remove(path)
+            disk.let_go(path, Removal.RETIRE)
         return seq
 
     def _leaving(self, dataset: str) -> list[Path]:
@@ -251,7 +297,7 @@ class Store:
         """Remove the orphans, and return how many there were. For the start only: later they may be on their way in."""
         orphans = self.orphans()
         for path in orphans:
-            disk.remove(path)
+            disk.let_go(path, Removal.SWEEP)
         return len(orphans)
 
     def set_aside(self, file: StoredFile) -> Path | None:
@@ -277,6 +323,24 @@ class Store:
         """Close the catalogue and give the folder back."""
         self.catalogue.close()
         self._lock.release()
+
+
+def _purpose(kind: FileKind, *, sync: bool) -> Purpose:
+    if kind == "partition":
+        return Purpose.FOLD
+    return Purpose.WRITE if sync else Purpose.FILL
+
+
+def new_id() -> str:
+    """Return a name that nobody else has, and that sorts after those made before it: the instant, then chance."""
+    with _ids:
+        _latest[0] = max(_latest[0] + 1, time.time_ns())  # names, not times: a clock that is passed in may stand still
+        return f"{_latest[0]:016x}{uuid.uuid4().hex[:16]}"
+
+
+def footer_facts(dataset: Dataset, file_id: str, **told: Any) -> dict[str, Any]:
+    """Return what a file tells about itself in its footer."""
+    return {"format": FOOTER_FORMAT, "dataset": dataset.to_json(), "id": file_id, **told}
 
 
 def _take(root: Path) -> disk.Lock:

@@ -98,6 +98,7 @@ files = sa.Table(
     sa.Column("asked", sa.Text, comment="JSON list of (first, last, symbols or null, rank): cells that fills asked for"),
     sa.Column("shape", sa.Integer, comment="shape of the dataset when it was written"),
     sa.Column("since", sa.Integer, comment="the first commit whose rows it has; 0: its own"),
+    sa.Column("through", sa.Text, comment="the id of the last file that went into it; empty: its own"),
     sa.Column("retired", sa.Integer, index=True, comment="the commit since which only the past refers to it; null: none"),
 )
 coverage = sa.Table(
@@ -155,13 +156,13 @@ restatements = sa.Table(
 ADDED_COLUMNS = [
     *((2, provenance, provenance.c[name]) for name in ("function", "arguments", "version", "unit_check", "restated")),
     *((3, datasets, datasets.c[name]) for name in ("shape", "since", "history_days")),
-    *((3, files, files.c[name]) for name in ("rank", "asked", "shape", "since", "retired")),
+    *((3, files, files.c[name]) for name in ("rank", "asked", "shape", "since", "through", "retired")),
 ]
 
 # What they say of rows that an older one wrote: (since format, SQL).
 ADDED_FACTS = [
     (3, "UPDATE datasets SET shape = 0, since = (SELECT max(seq) FROM files WHERE files.dataset = datasets.name)"),
-    (3, "UPDATE files SET shape = 0, since = 0, rank = CASE kind WHEN 'segment' THEN seq ELSE 0 END"),
+    (3, "UPDATE files SET shape = 0, since = 0, through = '', rank = CASE kind WHEN 'segment' THEN seq ELSE 0 END"),
     (
         3,
         "UPDATE files SET asked = '[[' || asked_first || ', ' || asked_last || ', null, 0]]' WHERE asked_first IS NOT NULL",

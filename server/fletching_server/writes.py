@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import polars as pl
 import pyarrow as pa
 
 from fletching_schemas import Dataset, WriteRequest, WriteResult
-from fletching_schemas.errors import CorruptFile, Error, InvalidRequest, StoreError, copy_of
-from fletching_server import disk
+from fletching_schemas.errors import CorruptFile, Error, InternalError, InvalidRequest, StoreError, copy_of
 from fletching_server.admission import check_unique, conform, key_frame, strictly_ascends
 from fletching_server.changes import Write, WriteKey
 from fletching_server.cold import ColdTier
 from fletching_server.desk import Desk
 from fletching_server.evolution import matching, new_dataset
+from fletching_server.fingerprint import fingerprint
 from fletching_server.group_commit import GroupCommit
 from fletching_server.history import Written
 from fletching_server.hot import HotTier
 from fletching_server.image import Image, Window, build_image
-from fletching_server.pieces import merge_tables
-from fletching_server.snapshot import DatasetState, StoredFile
+from fletching_server.snapshot import DatasetState
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
 
@@ -47,33 +45,23 @@ _UNKEPT: Final = (
 )
 
 
-class _Stale(Exception):  # noqa: N818  # what happened, not an error
-    """The table is another one than when the write was prepared."""
-
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Entry:
-    """One write that waits for its turn: its rows as they came, and as *dataset* stores them.
-
-    *base* is what the table was when this was prepared; None where there was none.
-    """
+    """One write that waits for its turn, and what its writer is told."""
 
     request: WriteRequest
     rows: pa.Table
-    dataset: Dataset
-    image: Image
     digest: str
-    base: Dataset | None
-    done: Future[WriteResult] = field(default_factory=Future)
+    told: WriteResult | BaseException | None = None
 
     @property
-    def alone(self) -> bool:
-        """Whether it is committed by itself: it looks at what is there, or makes the table another one."""
-        return self.request.mode != "upsert" or self.dataset != self.base
+    def plain(self) -> bool:
+        """Whether it may share a file with others: it neither looks at what is there nor changes what the table is."""
+        return self.request.mode == "upsert" and not self.request.evolve
 
 
 class Writes:
-    """The write path of one engine: writes into one table that arrive together share a file and its syncs."""
+    """The write path of one engine: writes into one table that arrive together are checked, stored and synced together."""
 
     def __init__(self, store: Store, hot: HotTier, cold: ColdTier, desk: Desk, stats: Stats) -> None:
         self._store, self._hot, self._cold = store, hot, cold
@@ -87,26 +75,21 @@ class Writes:
         A write whose key is known has happened already: what it did is returned, and nothing is done.
         """
         check_types(rows)
-        entry = self._entry(request, _in_utc(rows))
+        self._check_writable(request.table, self._store.catalogue.state(request.table))
+        rows = rows.combine_chunks()
+        entry = _Entry(request, _in_utc(rows), fingerprint(rows, request.table, request.mode))
         with self._lock:
             line = self._lines.setdefault(request.table, GroupCommit(self._settle, _together))
         line.run(entry)
-        return entry.done.result()
+        if not isinstance(entry.told, WriteResult):
+            raise entry.told or InternalError(f"a write to {request.table} was forgotten")
+        return entry.told
 
-    def _entry(self, request: WriteRequest, rows: pa.Table) -> _Entry:
-        """Return the write as it is stored in the table as it is now."""
-        state = self._store.catalogue.state(request.table)
-        self._check_writable(request, state)
-        dataset = matching(request, state.dataset, rows.schema) if state else new_dataset(request, rows.schema)
-        base = state.dataset if state else None
-        return _Entry(request, rows, dataset, _prepared(request, dataset, rows), _digest(request, rows), base)
-
-    def _check_writable(self, request: WriteRequest, state: DatasetState | None) -> None:
-        source = self._desk.source(request.table)
+    def _check_writable(self, table: str, state: DatasetState | None) -> None:
+        source = self._desk.source(table)
         if source or (state and not state.is_table):
             raise InvalidRequest(
-                f"{request.table} is filled from source {source.name if source else state and state.source}; "
-                "write to a table of your own"
+                f"{table} is filled from source {source.name if source else state and state.source}; write to a table of your own"
             )
 
     # A group of writes, in the thread of the one that leads it
@@ -114,77 +97,59 @@ class Writes:
     def _settle(self, group: list[_Entry]) -> None:
         """Store *group*, and tell each of its writers what became of it."""
         try:
-            left = self._unrepeated(group)
-            if left:
-                seq, created = self._stored(left)
-                self._tell(left, seq, created=created)
-        except _Stale:
-            for entry in left:  # the table changed after it was looked at
-                self._settle_again(entry)
+            if left := self._unrepeated(group):
+                self._store_all(left)
+        except InvalidRequest as error:
+            if len(group) == 1:
+                _fail(group, error)
+            else:  # one of them; each by itself is told what is wrong with it
+                for entry in group:
+                    if entry.told is None:
+                        self._settle([entry])
         except BaseException as error:  # noqa: BLE001  # each writer gets it
             _fail(group, error)
-
-    def _settle_again(self, entry: _Entry) -> None:
-        """Store *entry* by itself, on the table as it is now: nobody else writes meanwhile, but folds and deletions happen."""
-        try:
-            for _ in range(_TRIES):
-                renewed = replace(self._entry(entry.request, entry.rows), done=entry.done)
-                with suppress(_Stale):
-                    seq, created = self._stored([renewed])
-                    self._tell([renewed], seq, created=created)
-                    return
-            raise StoreError(f"write to {entry.request.table}: {_TRIES} other commits came first each time; try again")
-        except BaseException as error:  # noqa: BLE001  # its writer gets it
-            _fail([entry], error)
 
     def _unrepeated(self, group: list[_Entry]) -> list[_Entry]:
         """Return the writes of *group* that have not happened yet; the others are told what they did."""
         done = self._store.catalogue.written([entry.request.key for entry in group if entry.request.key is not None])
-        for entry in group:
+        for entry in group if done else ():
             if (held := done.get(entry.request.key or "")) is not None:
                 _repeat(entry, held)
-        return [entry for entry in group if not entry.done.done()]
+        return [entry for entry in group if entry.told is None]
 
-    def _tell(self, group: list[_Entry], seq: int, *, created: bool) -> None:
-        self._stats.add(writes=len(group), written_rows=sum(entry.rows.num_rows for entry in group))
-        for entry in group:
-            entry.done.set_result(WriteResult(entry.request.table, entry.rows.num_rows, created, seq))
+    def _store_all(self, group: list[_Entry]) -> None:
+        """Store *group* as one segment, on the table as it is: nobody else writes meanwhile, but folds and deletions happen."""
+        request, rows = group[0].request, pa.concat_tables([entry.rows for entry in group])
+        keys = tuple(WriteKey(e.request.key, e.digest, len(e.rows)) for e in group if e.request.key is not None)
+        for _ in range(_TRIES):
+            with self._pinned(request.table) as state:
+                self._check_writable(request.table, state)
+                dataset = _target([entry.request for entry in group], state, rows.schema)
+                image = _prepared(request, dataset, rows)
+                if request.mode == "append" and state is not None:
+                    self._refuse_held_keys(dataset, state, image)
+                try:
+                    seq = self._commit(_change(request, dataset, state, keys), image, dataset)
+                except LookupError:  # nothing was committed
+                    continue
+                if state is not None and (request.mode == "replace" or dataset is not state.dataset):
+                    self._hot.drop({file.key for file in state.files})
+            self._stats.add(writes=len(group), written_rows=len(rows))
+            for entry in group:
+                entry.told = WriteResult(request.table, len(entry.rows), state is None, seq)
+            return
+        raise StoreError(f"write to {request.table}: {_TRIES} other commits came first each time; try again")
 
-    def _stored(self, group: list[_Entry]) -> tuple[int, bool]:
-        """Write the rows of *group* as one segment and commit it; return the commit, and whether the table is new.
-
-        ``_Stale`` where the table is not what the group was prepared for.
-        """
-        request, dataset, base = group[0].request, group[0].dataset, group[0].base
-        with self._pinned(request.table) as state:
-            if (state and state.dataset) != base:
-                raise _Stale
-            if request.mode == "append" and state is not None:
-                self._refuse_held_keys(dataset, state, group[0].image)
-            image = group[0].image if len(group) == 1 else _merged(dataset, group)
-            segment = self._store.publish(dataset, image, "segment", sync=True)
-            rests = state is not None and (request.mode == "append" or dataset != base)  # on its keys, or on its columns
-            change = Write(
-                request.table,
-                (segment,),
-                None if dataset == base else dataset,
-                new=state is None,
-                replaces=request.mode == "replace",
-                expected_generation=state.generation if state is not None and rests else None,
-                keys=tuple(WriteKey(e.request.key, e.digest, e.rows.num_rows) for e in group if e.request.key is not None),
-            )
-            seq = self._commit(change, segment)
-            if state is not None and (change.replaces or change.definition is not None):
-                self._hot.drop({file.key for file in state.files})
-        self._hot.offer(segment.id, image)
-        return seq, state is None
-
-    def _commit(self, change: Write, segment: StoredFile) -> int:
+    def _commit(self, change: Write, image: Image, dataset: Dataset) -> int:
+        """Publish *image* and commit *change* with it; ``LookupError`` where the table is not what it was."""
+        segment = self._store.publish(dataset, image, "segment", sync=True, tells={"clears": change.replaces})
         try:
-            return self._store.commit(change)
-        except LookupError as error:  # nothing was committed
+            seq = self._store.commit(replace(change, added=(segment,)))
+        except LookupError:
             self._store.discard(segment)
-            raise _Stale from error
+            raise
+        self._hot.offer(segment.id, image)
+        return seq
 
     @contextmanager
     def _pinned(self, table: str) -> Iterator[DatasetState | None]:
@@ -216,39 +181,60 @@ class Writes:
 
 
 def _together(waiting: deque[_Entry]) -> int:
-    """Return how many go together: upserts into the same columns, which replace each other's rows in order."""
+    """Return how many go together: upserts of the same columns, which replace each other's rows in order."""
     first, size, keys = waiting[0], 0, set()
     for count, entry in enumerate(waiting):
-        size += entry.image.nbytes
-        apart = first.alone or entry.alone or entry.dataset != first.dataset or size > _GROUP_BYTES
+        size += entry.rows.nbytes
+        apart = not (first.plain and entry.plain) or entry.rows.schema != first.rows.schema or size > _GROUP_BYTES
         if count and (apart or entry.request.key in keys):  # the same write twice at once: the second finds the first done
             return count
         keys |= {entry.request.key} if entry.request.key is not None else set()
     return len(waiting)
 
 
-def _merged(dataset: Dataset, group: list[_Entry]) -> Image:
-    return build_image(dataset, merge_tables(dataset, [entry.image.table for entry in group]))
+def _target(requests: Sequence[WriteRequest], state: DatasetState | None, schema: pa.Schema) -> Dataset:
+    """Return the table as it is after *requests*; the very object of *state* where they do not change it."""
+    if state is None:
+        dataset = new_dataset(requests[0], schema)
+        requests = requests[1:]
+    else:
+        dataset = state.dataset
+    for request in {(each.keys, each.time, each.partition): each for each in requests}.values():
+        dataset = matching(request, dataset, schema)
+    return dataset
+
+
+def _change(request: WriteRequest, dataset: Dataset, state: DatasetState | None, keys: tuple[WriteKey, ...]) -> Write:
+    same = state is not None and dataset is state.dataset
+    rests = state is not None and (request.mode == "append" or not same)  # on its keys, or on its columns
+    return Write(
+        request.table,
+        (),
+        None if same else dataset,
+        new=state is None,
+        replaces=request.mode == "replace",
+        expected_generation=state.generation if state is not None and rests else None,
+        expected_shape=state.shape if state is not None else None,
+        keys=keys,
+    )
 
 
 def _fail(group: list[_Entry], error: BaseException) -> None:
     """Tell *error* to those writers of *group* that have not been told anything; each gets an object of its own."""
     for entry in group:
-        if not entry.done.done():
-            entry.done.set_exception(copy_of(error) if isinstance(error, Error) else error)
+        if entry.told is None:
+            entry.told = copy_of(error) if isinstance(error, Error) else error
 
 
 def _repeat(entry: _Entry, held: Written) -> None:
     """Tell the writer what the same write did before, or that its key stands for another one."""
     request = entry.request
     if (held.dataset, held.digest) == (request.table, entry.digest):
-        entry.done.set_result(WriteResult(held.dataset, held.rows, held.created, held.seq))
+        entry.told = WriteResult(held.dataset, held.rows, held.created, held.seq)
         return
-    entry.done.set_exception(
-        InvalidRequest(
-            f"write to {request.table}: the key {request.key!r:.40} was used for another write, to {held.dataset}; "
-            "make up a new one for each write, or leave it out"
-        )
+    entry.told = InvalidRequest(
+        f"write to {request.table}: the key {request.key!r:.40} was used for another write, to {held.dataset}; "
+        "make up a new one for each write, or leave it out"
     )
 
 
@@ -270,36 +256,38 @@ def _prepared(request: WriteRequest, dataset: Dataset, rows: pa.Table) -> Image:
         raise InvalidRequest(f"{what}: {error}; {dataset.session} must not go back while {dataset.time} goes on") from error
 
 
-def _digest(request: WriteRequest, rows: pa.Table) -> str:
-    """Return what a key stands for: table, mode and rows, however these are divided into chunks."""
-    told = [request.table, request.mode, rows.num_rows, *rows.schema.names]
-    numbers = pl.DataFrame(pl.from_arrow(rows)).hash_rows(seed=0).to_numpy()
-    return disk.digest(json.dumps(told).encode() + numbers.tobytes())
-
-
 def _in_utc(rows: pa.Table) -> pa.Table:
     """Return *rows* with instants that have no time zone taken as UTC, as the write's documentation says."""
-    fields = [
-        item.with_type(pa.timestamp(item.type.unit, tz="UTC"))
-        if pa.types.is_timestamp(item.type) and item.type.tz is None
-        else item
-        for item in rows.schema
-    ]
-    return rows.cast(pa.schema(fields))
+    schema = _schema_in_utc(rows.schema)
+    return rows if schema is None else rows.cast(schema)
+
+
+@lru_cache(maxsize=256)
+def _schema_in_utc(schema: pa.Schema) -> pa.Schema | None:
+    naive = [item for item in schema if pa.types.is_timestamp(item.type) and item.type.tz is None]
+    if not naive:
+        return None
+    fields = [item.with_type(pa.timestamp(item.type.unit, tz="UTC")) if item in naive else item for item in schema]
+    return pa.schema(fields)
 
 
 def check_types(rows: pa.Table) -> None:
     """Refuse what cannot be kept as plain Parquet, and buffers that do not hold what they claim."""
-    for item in rows.schema:
+    _check_schema(rows.schema)
+    try:
+        rows.validate(full=True)
+    except pa.ArrowException as error:
+        raise InvalidRequest(f"the rows are not valid Arrow data: {str(error).splitlines()[0]}") from error
+
+
+@lru_cache(maxsize=256)  # whoever writes, writes the same columns again and again
+def _check_schema(schema: pa.Schema) -> None:
+    for item in schema:
         children = [child.type for child in _children(item.type)]
         if isinstance(item.type, pa.BaseExtensionType) or any(test(item.type) for test in _UNKEPT):
             raise InvalidRequest(f"column {item.name} has type {item.type}, which a table cannot keep; cast it to a plain type")
         if any(test(child) for child in children for test in (*_UNKEPT, pa.types.is_dictionary)):
             raise InvalidRequest(f"column {item.name} nests a {item.type}; unnest it or cast it to plain types")
-    try:
-        rows.validate(full=True)
-    except pa.ArrowException as error:
-        raise InvalidRequest(f"the rows are not valid Arrow data: {str(error).splitlines()[0]}") from error
 
 
 def _children(kind: pa.DataType) -> list[pa.Field]:

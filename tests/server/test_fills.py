@@ -255,7 +255,7 @@ def test_a_disk_that_refuses_fails_the_read_and_keeps_nothing(engine: Engine, mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fletching_server.disk.os.write", refuse)
+        patch.setattr("fletching_server.volume.os.write", refuse)
         with pytest.raises(StoreUnwritable, match="No space left"):
             read(engine, symbols=SYMBOLS[0], start=MON, end=FRI)
     assert known(engine) == {}

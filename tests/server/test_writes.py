@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,11 +8,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.conftest import SYMBOLS, Background, Opener, TableSource, in_threads, read, write
+from tests.conftest import SYMBOLS, Opener, TableSource, in_threads, read, write
 
 from fletching_schemas import Action
 from fletching_schemas.errors import CorruptFile, InvalidRequest, StoreUnwritable, UnknownDataset, UnknownSymbol
-from fletching_server import Engine, writes
+from fletching_server import Engine
 
 D1, D2, D3 = date(2026, 11, 2), date(2026, 11, 3), date(2026, 11, 4)
 KEYS = ["id", "day"]
@@ -328,38 +327,31 @@ def test_appends_of_different_keys_all_come_in(mine: Engine) -> None:
     assert len(contents(mine)) == 9
 
 
-def test_of_two_first_writes_the_second_goes_into_the_table_of_the_first(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared, go_on = threading.Event(), threading.Event()
-    real = writes._prepared
-
-    def waiting(request: Any, dataset: Any, rows: pa.Table) -> Any:
-        image = real(request, dataset, rows)
-        if rows.num_columns == 3 and not go_on.is_set():
-            prepared.set()
-            assert go_on.wait(10)
-        return image
-
-    monkeypatch.setattr(writes, "_prepared", waiting)
-    slow = Background(lambda: write(engine, "mine", [{"id": "a", "day": D1, "y": 1.5}], keys=KEYS))
-    assert prepared.wait(10)
-    write(engine, "mine", [{"id": "b", "day": D1, "x": 1, "z": 2}], keys=KEYS)
-    go_on.set()
-    with pytest.raises(InvalidRequest, match=r"mine has no column y \(double\); it has id, day, x, z.*evolve=True"):
-        slow.result()
-    assert read(engine, "mine").to_pylist() == [{"id": "b", "day": D1, "x": 1, "z": 2}]
+def test_of_many_first_writes_one_makes_the_table_and_the_others_go_into_it(engine: Engine) -> None:
+    outcomes = in_threads(
+        8, lambda number: write(engine, "mine", [{"id": f"a{number}", "day": D1, f"x{number % 2}": 1}], keys=KEYS)
+    )
+    made = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+    assert sum(outcome.created for outcome in made) == 1
+    assert all("mine has no column x" in str(outcome) for outcome in outcomes if isinstance(outcome, Exception))
+    assert read(engine, "mine").num_rows == len(made) == 4
 
 
 @pytest.mark.parametrize("call", ["open", "fsync"])
-def test_a_write_that_the_disk_refuses_changes_nothing(mine: Engine, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_write_that_the_disk_refuses_changes_nothing(
+    open_store: Opener, mine: Engine, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"fletching_server.disk.os.{call}", refuse)
+        patch.setattr(f"fletching_server.volume.os.{call}", refuse)
         with pytest.raises(StoreUnwritable, match="No space left on device"):
             write(mine, "mine", [row("a", D1, 99)])
     assert len(contents(mine)) == 3
     assert mine.store.orphans() == []
+    if call == "fsync":  # the disk is not trusted any more
+        mine = open_store.again(mine)
     write(mine, "mine", [row("a", D1, 99)])
     assert contents(mine)[0] == ("a", D1, 99)
 

@@ -13,9 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fletching_schemas.errors import Error
+from fletching_schemas.errors import Error, InvalidRequest
 from fletching_server.almanac import build_calendar
 from fletching_server.cli.looking import opened
+from fletching_server.rebuild import rebuild
 from fletching_server.sources.registry import make_source
 
 _PACKAGES: Final = ("fletching", "pyarrow", "polars", "duckdb", "exchange_calendars", "akshare", "grpcio")
@@ -30,11 +31,18 @@ console = Console()
 def doctor(
     store: Annotated[Path | None, typer.Option(help="Also look at this store.")] = None,
     source: Annotated[list[str] | None, typer.Option(help="Also try this source: NAME or NAME:CONFIG.toml.")] = None,
+    rebuild_catalogue: Annotated[
+        bool, typer.Option("--rebuild-catalogue", help="Make the catalogue of --store anew from what its data files tell.")
+    ] = False,
 ) -> None:
     """Check this machine: versions, calendars and how far they are known, the store's room, sources that can be made.
 
+    With --rebuild-catalogue the present catalogue, and files that are not needed, are set aside, not deleted.
     Exit status 0: all is well; 1: something needs attention, and says what.
     """
+    if rebuild_catalogue:
+        _rebuild(store)
+        return
     findings = [*_versions(), *calendars(datetime.now(UTC).date())]
     findings += _store(store) if store else []
     findings += [_source(spec) for spec in source or []]
@@ -43,6 +51,20 @@ def doctor(
         table.add_row(what, found, f"[red]{problem}[/]" if problem else "[green]ok[/]")
     console.print(table)
     raise typer.Exit(1 if any(problem for _, _, problem in findings) else 0)
+
+
+def _rebuild(store: Path | None) -> None:
+    if store is None:
+        raise InvalidRequest("--rebuild-catalogue needs --store: which store's catalogue?")
+    told = rebuild(store)
+    table = Table("dataset", "files", "rows", title="rebuilt", title_justify="left")
+    for name, files in told.datasets.items():
+        table.add_row(name, f"{files:,}", f"{told.rows[name]:,}")
+    console.print(table)
+    console.print(f"set aside in {told.aside}: the old catalogue, and {len(told.left_over):,} files that no dataset needs")
+    for problem in told.problems:
+        console.print(f"[red]{problem}[/]")
+    raise typer.Exit(1 if told.problems else 0)
 
 
 Finding = tuple[str, str, str]
