@@ -12,7 +12,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import adjusted, compare, latency, page, plans, read_through, soak, throughput, upstream, workers, writes
+from benchmarks import (
+    adjusted,
+    compare,
+    imports,
+    latency,
+    opening,
+    page,
+    plans,
+    read_through,
+    soak,
+    throughput,
+    upstream,
+    workers,
+    writes,
+)
 from benchmarks.figures import Row, environment, save
 
 BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
@@ -22,6 +36,8 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "upstream": upstream.run,
     "plans": plans.run,
     "adjusted": adjusted.run,
+    "imports": imports.run,
+    "opening": opening.run,
     "writes": writes.run,
 }
 # They take minutes and most of the machine; the first installs the peers, and does what the others do too.

@@ -16,6 +16,11 @@ def resident_bytes(pid: int) -> int:
     return _kilobytes(Path(f"/proc/{pid}/status"), "VmRSS:") << 10
 
 
+def peak_bytes() -> int:
+    """Return the most of this process that was in memory at a time; ``ru_maxrss`` is its parent's, where that was larger."""
+    return _kilobytes(Path("/proc/self/status"), "VmHWM:") << 10
+
+
 def descriptors(pid: int) -> int:
     """Return how many files and sockets *pid* has open."""
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())

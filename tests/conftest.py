@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -11,6 +12,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from fletching_schemas import Dataset, FetchRequest, ReadInfo, ReadRequest, WriteRequest, WriteResult, canonical
 from fletching_schemas.tagged import from_tagged
@@ -215,6 +218,9 @@ class Opener:
             "threads": 1,
             "compact_idle_seconds": 3600,
             "compact_segments": 10_000,
+            "scrub_days": 0,  # tests that damage files decide when that is found
+            "compact_settle_seconds": 1e9,
+            "vacuum_seconds": 1e9,
         }
         engine = open_engine(self.root / store, sources, clock=self.clock, **{**chosen, **settings})
         self._opened.append(engine)
@@ -337,6 +343,16 @@ class Background:
 def clock() -> ManualClock:
     """Return a clock that stands at ``NOW``."""
     return ManualClock(NOW)
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    """Yield what is logged from now on, from ``info`` up."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    with capture_logs() as entries:
+        yield entries
+    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from fletching_server.snapshot import DatasetState, Fact, StoredFile
 from fletching_server.spans import FINAL, UNCONFIRMED, Days, Span, overlapping
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
+from fletching_server.uses import Uses
 
 log = structlog.get_logger(__name__)
 
@@ -75,9 +76,11 @@ class Arrivals:
         clock: Clock,
         stats: Stats,
         quarantine: Quarantine,
+        uses: Uses,
     ) -> None:
         self._store, self._hot, self._gathering, self._desk = store, hot, gathering, desk
-        self._calendars, self._clock, self._stats, self._quarantine = calendars, clock, stats, quarantine
+        self._calendars, self._clock, self._stats = calendars, clock, stats
+        self._quarantine, self._uses = quarantine, uses
 
     def bring(self, errand: Errand) -> None:
         """Return once the asked cells are stored together with what was learned; raises the source's error otherwise."""
@@ -86,6 +89,7 @@ class Arrivals:
         self._stats.add(upstream_calls=1)
         answer = self._desk.fetch(request, background=errand.background)
         fetched = self._clock.monotonic()
+        self._uses.filled(dataset.name, fetched - started)
         source = self._desk.source(request.dataset)
         provider = source.name if source else ""
         calendar = self._calendars.get(dataset.calendar)

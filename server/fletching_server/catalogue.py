@@ -250,6 +250,22 @@ class Catalogue:
             days = history.kept_days(connection, dataset, Moment(0, 0.0, self.history_days))
         return self._clock.now().timestamp() - _DAY_SECONDS * (days if history_days is None else history_days)
 
+    def kept_since(self, dataset: str) -> int | None:
+        """Return the first generation of *dataset* that can still be read as of; None where its past is not kept."""
+        with self._reading() as connection:
+            return history.kept_since(connection, dataset, Moment(0, 0.0, self.history_days))
+
+    def committed_at(self, seq: int) -> float:
+        """Return when commit *seq* was made (seconds since 1970); minus infinity where that is forgotten, so long ago it was."""
+        with self._reading() as connection:
+            found = connection.execute(sa.select(t.commits.c.at).where(t.commits.c.seq == seq)).scalar()
+        return float("-inf") if found is None else float(found)
+
+    def is_due(self, dataset: str) -> bool:
+        """Return whether the past of *dataset* has grown older than it is kept."""
+        with self._reading() as connection:
+            return history.is_due(connection, dataset, self.cutoff(dataset))
+
     def bytes(self, dataset: str | None = None, *, retired: bool = False) -> int:
         """Return how many bytes the files of *dataset* (None: of all) take; with *retired* those only that the past needs."""
         query = sa.select(sa.func.sum(t.files.c.bytes))

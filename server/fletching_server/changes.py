@@ -56,7 +56,8 @@ def placed(file: StoredFile, seq: int, shape: int) -> StoredFile:
     return replace(file, seq=seq, rank=file.rank or (seq if file.kind == "segment" else 0), shape=shape, read_shape=shape)
 
 
-def _insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
+def insert_files(connection: sa.Connection, files: Sequence[StoredFile], moment: Moment) -> None:
+    """Make *files* part of the present."""
     if files:
         connection.execute(t.files.insert(), [t.file_row(placed(file, moment.seq, moment.shape)) for file in files])
 
@@ -126,7 +127,7 @@ class Write:
         if self.replaces and not self.new:
             gone = history.retire_all(connection, self.dataset, moment)
             history.begin(connection, self.dataset, moment, moment.seq - 1)
-        _insert_files(connection, self.added, moment)
+        insert_files(connection, self.added, moment)
         rows = [
             {**key._asdict(), "dataset": self.dataset, "created": self.new, "seq": moment.seq, "at": moment.at}
             for key in self.keys
@@ -189,7 +190,7 @@ class Fill:
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Insert segment, coverage and provenance."""
         seq = moment.seq
-        _insert_files(connection, (self.segment,) if self.segment else (), moment)
+        insert_files(connection, (self.segment,) if self.segment else (), moment)
         _insert_facts(connection, self.dataset, self.facts, seq)
         connection.execute(
             t.provenance.insert().values(
@@ -229,7 +230,7 @@ class Swap:
 
     ``folded_through`` is a rank: the coverage that rested on segments up to it rests on no file from now on, and its rows are
     joined, so that they do not accumulate; all these segments are in partitions now, or, with *merged*, in a larger segment.
-    ``LookupError`` where the world has moved on.
+    ``LookupError`` where the world has moved on: with *shape* also where the columns are other ones by now.
     """
 
     dataset: str
@@ -238,11 +239,15 @@ class Swap:
     adjacent: Adjacent
     folded_through: int
     merged: bool = False
+    shape: int | None = None
 
     def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
         """Exchange the rows of the files, and join those of the coverage."""
-        gone = history.retire(connection, self.dataset, self.removed, moment)
-        _insert_files(connection, self.added, moment)
+        if self.merged and self.added[0].tells_ranks:
+            gone = history.replace_by(connection, self.added[0], self.removed)
+        else:
+            gone = history.retire(connection, self.dataset, self.removed, moment)
+        insert_files(connection, self.added, moment)
         if not self.merged:
             gone += history.folded(connection, self.dataset, self.folded_through, moment)
         touched = sorted({symbol for file in self.removed if file.kind == "segment" for symbol in file.symbols})
@@ -253,6 +258,8 @@ class Swap:
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
         """Return the picture with the new file list; what was known stays known."""
         known, gone = _known(state, self.dataset), {file.id for file in self.removed}
+        if self.shape not in {None, known.shape}:
+            raise LookupError(f"{self.dataset} has other columns by now")
         kept = tuple(file for file in known.files if file.id not in gone)
         return replace(known, files=(*kept, *(placed(file, seq, known.shape) for file in self.added)))
 
@@ -322,15 +329,22 @@ class Forget:
         history.lose(connection, self.dataset, self.removed, moment)
         c = t.coverage.c
         hit = [c.dataset == self.dataset, c.last_day >= self.days.first, c.first_day <= self.days.last]
-        if self.symbols is not None:
-            hit.append(c.symbol.in_(self.symbols))
-        rows = connection.execute(sa.select(t.coverage).where(*hit)).mappings().all()
-        for row in rows:
-            span = Span(row["first_day"], row["last_day"], row["state"], row["reason"], row["fetched_at"])
-            left = without((span,), self.days.first, self.days.last)
-            connection.execute(t.coverage.delete().where(c.id == row["id"]))
-            _insert_facts(connection, self.dataset, [Fact(row["symbol"], s, row["file"]) for s in left], row["seq"])
+        named = None if self.symbols is None else set(self.symbols)  # not in SQL: SQLite bounds the parameters of a statement
+        found = connection.execute(sa.select(t.coverage).where(*hit)).mappings()
+        rows = [row for row in found if named is None or row["symbol"] in named]
+        if rows:
+            connection.execute(t.coverage.delete().where(c.id == sa.bindparam("gone")), [{"gone": row["id"]} for row in rows])
+        left = [{**row, "first_day": span.first, "last_day": span.last} for row in rows for span in self._left(row)]
+        for row in left:
+            del row["id"]
+        if left:
+            connection.execute(t.coverage.insert(), left)
         return ()
+
+    def _left(self, row: sa.RowMapping) -> Spans:
+        """Return what is still known of a row of coverage."""
+        span = Span(row["first_day"], row["last_day"], row["state"], row["reason"], row["fetched_at"])
+        return without((span,), self.days.first, self.days.last)
 
     def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
         """Return the picture that knows nothing of those cells."""

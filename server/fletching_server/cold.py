@@ -57,7 +57,7 @@ class ColdTier:
             data = self._store.path(file).read_bytes()
             if disk.digest(data) != file.digest:  # of the very bytes that are decoded, so no page needs its own check
                 raise DamagedFile(file, "has changed since it was first read")
-            return build_image(dataset, _brought_up(parquet.decoded(data), dataset.schema), checked=True)
+            return build_image(dataset, brought_up(parquet.decoded(data), dataset.schema), checked=True)
 
     def select(self, dataset: Dataset, file: StoredFile, symbols: Sequence[str], window: Window, columns: Sequence[str]) -> Image:
         """Return the rows of *symbols* in *window*, with *columns* and the columns that place a row."""
@@ -76,7 +76,7 @@ class ColdTier:
         for name, sign, bound in _bounds(dataset, window):
             column = rows.column(name)
             rows = rows.filter(_COMPARE[sign](column, pa.scalar(bound, column.type)))
-        return _brought_up(rows, pa.schema([dataset.schema.field(name) for name in columns]))
+        return brought_up(rows, pa.schema([dataset.schema.field(name) for name in columns]))
 
     @contextmanager
     def _blaming(self, file: StoredFile) -> Iterator[None]:
@@ -100,7 +100,7 @@ class ColdTier:
             table = cursor.sql(f"SELECT {listed} FROM file {clause}", params=values).to_arrow_table()  # noqa: S608
         finally:
             cursor.close()
-        return _brought_up(table, pa.schema([dataset.schema.field(name) for name in columns]))
+        return brought_up(table, pa.schema([dataset.schema.field(name) for name in columns]))
 
     def close(self) -> None:
         """Free DuckDB's memory. The connection must be gone before the interpreter ends, or DuckDB complains on stderr."""
@@ -108,7 +108,7 @@ class ColdTier:
         del self._connection
 
 
-def _brought_up(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def brought_up(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return *rows* in *schema*; a column that the table did not have when they were written is null."""
     if rows.schema.names == schema.names:
         return rows.cast(schema)

@@ -11,7 +11,7 @@ import io
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -40,12 +40,14 @@ def digest(data: bytes | pa.Buffer | memoryview) -> str:
     return str(xxhash.xxh3_128_hexdigest(data))
 
 
-def file_digest(path: Path) -> str:
-    """Return the checksum of the file at *path*, as ``digest`` gives it for the bytes."""
+def file_digest(path: Path, paced: Callable[[int], None] | None = None) -> str:
+    """Return the checksum of the file at *path*, as ``digest`` gives it for the bytes; *paced* hears of each chunk's size."""
     found, buffer = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as file:  # not mapped: a bad sector is an error here, and a SIGBUS there
         while size := file.readinto(buffer):
             found.update(buffer[:size])
+            if paced:
+                paced(size)
     return str(found.hexdigest())
 
 

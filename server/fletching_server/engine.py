@@ -15,14 +15,17 @@ import structlog
 from fletching_schemas import Action, Dataset, PartRequest, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
+from fletching_server import tiers
 from fletching_server.adjusted import AdjustedReads
 from fletching_server.almanac import Calendars, Rules
 from fletching_server.arrivals import Arrivals
+from fletching_server.background import Background
 from fletching_server.calls import Calls
 from fletching_server.changes import Define, Delete, Forget, Retain
 from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
-from fletching_server.compaction import Compaction, Compactor
+from fletching_server.compaction import Compaction
+from fletching_server.compactor import Compactor
 from fletching_server.desk import Desk
 from fletching_server.evidence import Evidence
 from fletching_server.fills import Fills
@@ -31,16 +34,21 @@ from fletching_server.gathering import Gathering
 from fletching_server.guard import Guard
 from fletching_server.hot import HotTier
 from fletching_server.inspection import Inspection
+from fletching_server.notes import Notes
 from fletching_server.policy import LruPolicy
 from fletching_server.quarantine import Quarantine
+from fletching_server.quota import FIRST_SECONDS, LULL_SECONDS, Quota
 from fletching_server.reads import Answer, Reads
 from fletching_server.records import Records
 from fletching_server.repair import Repairs
+from fletching_server.scrubber import REST_SECONDS as SCRUB_REST_SECONDS
+from fletching_server.scrubber import Scrubber
 from fletching_server.settings import CalendarSettings, FreshnessSettings, Settings
 from fletching_server.snapshot import DatasetState
 from fletching_server.sources import Budget, Source
 from fletching_server.stats import Stats
 from fletching_server.store import Store
+from fletching_server.uses import Uses
 from fletching_server.verify import problems_of
 from fletching_server.writes import Writes
 
@@ -100,23 +108,41 @@ class Engine:
         self._define(desk)
         self.quarantine = Quarantine(settings.store / "quarantine", clock)
         gathering = Gathering(hot, cold)
-        arrivals = Arrivals(store, hot, gathering, desk, calendars, clock, stats, self.quarantine)
+        self._uses = uses = Uses(Notes(settings.store / "uses.json"), clock)
+        arrivals = Arrivals(store, hot, gathering, desk, calendars, clock, stats, self.quarantine, uses)
         fills = Fills(store, arrivals, desk, calendars, clock, stats, settings.source_calls)
         opened.callback(fills.close)
         self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
-        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats)
+        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self._filtered = FilteredReads(store, self._reads, self._adjusted, desk, calendars, clock, stats)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
         opened.callback(desk.release)  # before these two: nobody shall wait for a call that hangs
         self._writes = Writes(store, hot, cold, desk, stats)
-        self._compaction = Compaction(store, hot, cold, repairs, calendars, stats)
+        rules = tiers.Rules(settings.compact_segments, settings.compact_settle_seconds)
+        self._compaction = Compaction(store, hot, gathering, repairs, calendars, clock, stats, rules)
         self._records = Records(store, calendars)
         self._inspection = Inspection(store, hot, self._reads, desk, calendars, clock, stats)
-        compactor = Compactor(store, self._compaction, settings.compact_segments, settings.compact_idle_seconds)
+        compactor = Compactor(store, self._compaction, clock, settings.compact_idle_seconds, settings.vacuum_seconds)
         opened.callback(compactor.close)
+        self._tend(repairs, uses, opened, starts=recover)
+
+    def _tend(self, repairs: Repairs, uses: Uses, opened: ExitStack, *, starts: bool) -> None:
+        """Build what looks after the disk, and start it where the store is not only looked at."""
+        settings, store, clock, stats = self.settings, self.store, self.clock, self.stats
+        self.quota = Quota(store, self.hot, self._compaction, self.desk, self.calendars, uses, clock, stats, settings)
+        self.scrubber = Scrubber(store, repairs, Notes(settings.store / "scrub.json"), clock, stats, settings)
+        self._evicting = Background("quota", self.quota.work, FIRST_SECONDS, LULL_SECONDS)
+        self._scrubbing = Background("scrubber", self.scrubber.work, SCRUB_REST_SECONDS)
+        self.scrubber.pause = self._scrubbing.closing.wait
+        if starts:
+            store.catalogue.on_commit(lambda _dataset: self._evicting.wake())
+            for notes, work in ((uses, self._evicting), (self.scrubber, self._scrubbing)):
+                opened.callback(notes.save, now=True)
+                opened.callback(work.close)
+                work.start()
 
     def _recover(self, repairs: Repairs) -> None:
         orphans, dropped = self.store.sweep(), repairs.at_start()
@@ -186,8 +212,8 @@ class Engine:
             Action.DATASETS: _bare(self._inspection.datasets),
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
             Action.EXPLAIN: lambda body: self._explain(_request(body, _READ)),
-            Action.STATS: _bare(lambda: self._inspection.stats() | self._calls.facts()),
-            Action.HEALTH: _bare(lambda: self._inspection.health() | {"planes": self.planes}),
+            Action.STATS: _bare(self._figures),
+            Action.HEALTH: _bare(lambda: self._inspection.health() | {"planes": self.planes} | self._troubles()),
             Action.EVICT: self._evict,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
             Action.DELETE: lambda body: self._delete(_named(body)),
@@ -210,6 +236,13 @@ class Engine:
     def verify(self) -> list[str]:
         """Return what is wrong with the store and with the books in memory; an empty list is the good answer."""
         return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
+
+    def _figures(self) -> dict[str, Any]:
+        return self._inspection.stats() | self._calls.facts() | self.quota.facts() | self.scrubber.facts()
+
+    def _troubles(self) -> dict[str, Any]:
+        """Return what somebody should look at: damaged user data, a quota that cannot be kept."""
+        return {"damaged": self.scrubber.damaged(), "warnings": self.quota.warnings()}
 
     def _explain(self, request: ReadRequest) -> dict[str, Any]:
         adjust = {"adjust": self._adjusted.explain(request)} if request.adjust else {}

@@ -32,6 +32,7 @@ class Purpose(StrEnum):
     FILL = "fill"  # fetched rows: they may be lost
     QUARANTINE = "quarantine"  # a refused answer
     ANSWER = "answer"  # a kept answer of a function
+    NOTES = "notes"  # what may be lost: uses, when files were checked
 
 
 class Removal(StrEnum):
@@ -53,7 +54,7 @@ class Kind(StrEnum):
     ENOSPC = "enospc"
 
 
-UNSYNCED: Final = frozenset({Purpose.FILL, Purpose.QUARANTINE, Purpose.ANSWER})
+UNSYNCED: Final = frozenset({Purpose.FILL, Purpose.QUARANTINE, Purpose.ANSWER, Purpose.NOTES})
 CATALOGUE: Final = "catalogue."
 NAMES: Final = (
     *(f"{purpose}.{step}" for purpose in Purpose for step in ("open", "write", "rename")),

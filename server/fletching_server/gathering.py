@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 import pyarrow as pa
 
-from fletching_schemas import ReadInfo
+from fletching_schemas import Dataset, ReadInfo
 from fletching_server.cold import ColdTier
 from fletching_server.hot import HotTier
-from fletching_server.image import Window
+from fletching_server.image import Image, Window
 from fletching_server.pieces import Run, Tally, pieces, slices
 from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.spans import Days
@@ -32,6 +32,14 @@ class Gathering:
             tally = Tally(ReadInfo(dataset.name), names, {})
             parts = list(slices(pieces(dataset, symbols, window, runs), tally))
             return pa.concat_tables([dataset.schema.empty_table(), *parts])
+
+    def whole(self, dataset: Dataset, file: StoredFile) -> Image:
+        """Return all rows of *file*, which must be pinned; what is read for this does not stay in memory."""
+        lease = self._hot.lease(file.key)
+        if lease is None:
+            return self._cold.whole(dataset, file)
+        with lease:
+            return lease.image
 
     def _run(self, state: DatasetState, file: StoredFile, symbols: Sequence[str], window: Window, held: ExitStack) -> Run:
         lease = self._hot.lease(file.key)

@@ -8,7 +8,7 @@ two bases leave at once, and the segments from which they were made stay. ``docs
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -79,18 +79,43 @@ def kept_days(connection: sa.Connection, dataset: str, moment: Moment) -> float:
 def retire(connection: sa.Connection, dataset: str, files: Sequence[StoredFile], moment: Moment) -> list[StoredFile]:
     """Take *files* out of the present, and return those that the past does not need either: all, where none is kept.
 
-    ``LookupError`` where one is no longer part of it.
+    Nor does it need a merged file where those are kept that it was merged from. ``LookupError`` where one is no longer part
+    of it.
     """
     kept = kept_days(connection, dataset, moment) > 0
+    leaving = [file for file in files if not kept or _is_made_of(connection, file)]
+    gone = {file.id for file in leaving}
+    parts = [] if kept else [part for file in files if file.since for part in _drop(connection, _parts(file))]
     f = t.files
     for file in files:
         chosen = sa.and_(f.c.id == file.id, f.c.retired.is_(None))
-        change = f.update().where(chosen).values(retired=moment.seq) if kept else f.delete().where(chosen)
+        change = f.delete().where(chosen) if file.id in gone else f.update().where(chosen).values(retired=moment.seq)
         if not connection.execute(change).rowcount:
             raise LookupError(f"{file.path} is no longer part of {file.dataset}")
     if not kept and files:
         forget_before(connection, dataset, moment.seq)
-    return [] if kept else list(files)
+    return leaving + parts
+
+
+def _is_made_of(connection: sa.Connection, file: StoredFile) -> bool:
+    """Return whether the past has what *file* was merged from: all of it, where it has any."""
+    return file.since > 0 and connection.execute(sa.select(t.files.c.id).where(_parts(file)).limit(1)).first() is not None
+
+
+def _parts(file: StoredFile) -> sa.ColumnElement[bool]:
+    """The retired segments that *file* was merged from."""
+    f = t.files.c
+    within = sa.and_(f.rank >= file.since, f.rank <= file.rank)
+    return sa.and_(f.dataset == file.dataset, f.kind == "segment", f.retired.is_not(None), within)
+
+
+def replace_by(connection: sa.Connection, merged: StoredFile, files: Sequence[StoredFile]) -> list[StoredFile]:
+    """Take *files* out of present and past, and return them: *merged* tells what they were, as of any commit."""
+    f = t.files
+    for file in files:
+        if not connection.execute(f.delete().where(f.c.id == file.id, f.c.retired.is_(None))).rowcount:
+            raise LookupError(f"{file.path} is no longer part of {merged.dataset}")
+    return list(files)
 
 
 def retire_all(connection: sa.Connection, dataset: str, moment: Moment) -> list[StoredFile]:
@@ -170,6 +195,25 @@ def clear(connection: sa.Connection, dataset: str) -> list[StoredFile]:
     return gone
 
 
+def kept_since(connection: sa.Connection, dataset: str, moment: Moment) -> int | None:
+    """Return the first generation of *dataset* that can still be read; None where its past is not kept."""
+    if kept_days(connection, dataset, moment) <= 0:
+        return None
+    return connection.execute(sa.select(t.datasets.c.since).where(t.datasets.c.name == dataset)).scalar() or 0
+
+
+def is_due(connection: sa.Connection, dataset: str, cutoff: float) -> bool:
+    """Return whether ``expire`` would forget anything worth a commit: a base, or what a write did."""
+    generation = generation_at(connection, dataset, cutoff)
+    oldest = None if generation is None else _base(connection, dataset, generation)
+    if oldest is None:
+        return False
+    b, w = t.bases.c, t.writes.c
+    bases = sa.select(b.seq).where(b.dataset == dataset, b.seq < oldest.seq)
+    writes = sa.select(w.seq).where(w.dataset == dataset, w.at < cutoff)
+    return any(connection.execute(query.limit(1)).first() is not None for query in (bases, writes))
+
+
 def generation_at(connection: sa.Connection, dataset: str, instant: float) -> int | None:
     """Return the last commit to *dataset* at or before *instant*; None where none is recorded."""
     c = t.commits.c
@@ -197,15 +241,36 @@ def past(connection: sa.Connection, dataset: str, generation: int) -> DatasetSta
         )
     definition = _definition(connection, dataset, generation)
     rows = connection.execute(sa.select(t.files).where(_part_of(dataset, base, generation)).order_by(t.files.c.seq)).mappings()
-    files = tuple(t.stored_file(row, definition.shape) for row in rows)
+    files = _as_of([t.stored_file(row, definition.shape) for row in rows], generation)
     return DatasetState(Dataset.from_json(definition.definition), None, files, {}, at, definition.shape)
 
 
 def _part_of(dataset: str, base: Any, generation: int) -> sa.ColumnElement[bool]:
     f = t.files.c
     partition = sa.and_(f.kind == "partition", f.seq <= base.seq, sa.or_(f.retired.is_(None), f.retired > base.seq))
-    segment = sa.and_(f.kind == "segment", f.rank > base.through, f.rank <= generation)
+    begun = sa.case((f.since > 0, f.since), else_=f.rank) <= generation
+    segment = sa.and_(f.kind == "segment", f.rank > base.through, begun)
     return sa.and_(f.dataset == dataset, sa.or_(partition, segment))
+
+
+def _as_of(files: Sequence[StoredFile], generation: int) -> tuple[StoredFile, ...]:
+    """Return those of *files* that make up a dataset at *generation*: none that another one, merged from it, has the rows of."""
+    found = [file for file in files if file.rank <= generation or file.tells_ranks]
+    merged = [file for file in found if file.since and file.rank <= generation]
+    return tuple(
+        _cut(file, generation)
+        for file in found
+        if not any(other.since <= file.lowest and file.rank <= other.rank for other in merged if other is not file)
+    )
+
+
+def _cut(file: StoredFile, generation: int) -> StoredFile:
+    """Return *file* without what fills later than *generation* brought and asked."""
+    if file.rank <= generation:
+        return file
+    asked = tuple(cells for cells in file.asked if cells.rank <= generation)
+    hidden = tuple(cells for cells in file.asked if cells.rank > generation)
+    return replace(file, asked=asked, hidden=hidden)
 
 
 def _base(connection: sa.Connection, dataset: str, generation: int) -> Any:

@@ -148,10 +148,11 @@ def _owned(table: pa.Table, time: str) -> pa.Table:
     column = table.column(time)  # of fixed width, so what it owns beyond its rows is the rest
     if column.get_total_buffer_size() <= 2 * column.nbytes:
         return table
-    return pa.Table.from_arrays([_copied(column.combine_chunks()) for column in table.columns], schema=table.schema)
+    return pa.Table.from_arrays([copied(column.combine_chunks()) for column in table.columns], schema=table.schema)
 
 
-def _copied(column: pa.Array) -> pa.Array:
+def copied(column: pa.Array) -> pa.Array:
+    """Return *column* in memory of its own, without the rest of what it was cut from."""
     if column.type == pa.string_view():  # copying views alone would keep all the text
         return column.cast(pa.string()).cast(column.type)
     return pa.concat_arrays([column, column.slice(0, 0)])

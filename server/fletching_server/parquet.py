@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import polars as pl
 import pyarrow as pa
@@ -26,22 +27,51 @@ _FORMAT: Final = pads.ParquetFileFormat(
 
 def encode(dataset: Dataset, table: pa.Table, facts: dict[str, Any]) -> pa.Buffer:
     """Return *table* (sorted, in the dataset's schema) as a Parquet file that tells *facts* about itself in its footer."""
-    plain = table.cast(_plain_schema(table.schema))
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        plain.schema,
-        compression="zstd",
-        use_dictionary=[item.name for item in plain.schema if pa.types.is_string(item.type)],
-        write_page_checksum=True,
-        write_page_index=True,
-        store_schema=False,  # a foreign reader must not need Arrow's types
-        sorting_columns=[pq.SortingColumn(plain.schema.get_field_index(name)) for name in dataset.sort_keys],
-    ) as writer:
-        writer.write_table(plain, row_group_size=ROW_GROUP_ROWS)
-        # Said here, because without store_schema the metadata of the table is not written.
-        writer.add_key_value_metadata({**(plain.schema.metadata or {}), METADATA_KEY: json.dumps(facts).encode()})
+    with ParquetFile(dataset, sink) as file:
+        file.add(table)
+        file.tell(facts)
     return sink.getvalue()
+
+
+class ParquetFile:
+    """A file on its way to *sink*: rows of *dataset* are added in order, and facts are told at the end."""
+
+    def __init__(self, dataset: Dataset, sink: Any) -> None:
+        self._schema = _plain_schema(dataset.schema)
+        self._rest: list[pa.Table] = []  # rows that do not fill a row group yet
+        self._writer = pq.ParquetWriter(
+            sink,
+            self._schema,
+            compression="zstd",
+            use_dictionary=[item.name for item in self._schema if pa.types.is_string(item.type)],
+            write_page_checksum=True,
+            write_page_index=True,
+            store_schema=False,  # a foreign reader must not need Arrow's types
+            sorting_columns=[pq.SortingColumn(self._schema.get_field_index(name)) for name in dataset.sort_keys],
+        )
+
+    def add(self, table: pa.Table) -> None:
+        """Append the rows of *table*, which is in the dataset's schema."""
+        rows = pa.concat_tables([*self._rest, table.cast(self._schema)])
+        whole = len(rows) - len(rows) % ROW_GROUP_ROWS
+        if whole:
+            self._writer.write_table(rows.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
+        self._rest = [rows.slice(whole)]
+
+    def tell(self, facts: dict[str, Any]) -> None:
+        """Write what is left, and *facts* into the footer; nothing is added after that."""
+        rest = pa.concat_tables(self._rest) if self._rest else self._schema.empty_table()
+        if len(rest):
+            self._writer.write_table(rest, row_group_size=ROW_GROUP_ROWS)
+        # Said here, because without store_schema the metadata of the table is not written.
+        self._writer.add_key_value_metadata({**(self._schema.metadata or {}), METADATA_KEY: json.dumps(facts).encode()})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._writer.close()
 
 
 def _plain_schema(schema: pa.Schema) -> pa.Schema:

@@ -108,13 +108,14 @@ def pieces(dataset: Dataset, symbols: Sequence[str], window: Window, runs: Seque
     if len(runs) == 1 and (whole := _whole(runs[0], symbols, window)):
         yield whole
         return
-    replacing = _replacing(runs)
+    replacing = _replacing(runs, symbols)
+    hiding = any(run.file is not None and run.file.hidden for run in runs)
     overlapping: list[Piece] = []
     rows = 0
     for symbol in symbols:
         found = [piece for run in runs if (piece := _find(run, symbol, window))]
-        if symbol in replacing:
-            found = [part for piece in found for part in _standing(piece, replacing[symbol])]
+        if hiding or symbol in replacing:
+            found = [part for piece in found for part in _standing(piece, symbol, replacing.get(symbol, ()))]
         for group in _groups(found):
             if overlapping and (len(group) == 1 or rows >= MERGED_ROWS):
                 yield _merged(dataset, overlapping)
@@ -128,20 +129,25 @@ def pieces(dataset: Dataset, symbols: Sequence[str], window: Window, runs: Seque
         yield _merged(dataset, overlapping)
 
 
-def _replacing(runs: Sequence[Run]) -> dict[str, list[tuple[Days, int]]]:
+def _replacing(runs: Sequence[Run], symbols: Sequence[str]) -> dict[str, list[tuple[Days, int]]]:
     """Return, per symbol, the sessions that fills asked for, with their ranks; a single run replaces nothing."""
     asked: dict[str, list[tuple[Days, int]]] = defaultdict(list)
     for run in runs if len(runs) > 1 else ():
-        for symbol, days, rank in run.file.asked_cells() if run.file else ():
-            asked[symbol].append((days, rank))
+        if run.file is None or not run.file.asked:
+            continue
+        for symbol in symbols if len(symbols) < len(run.file.symbols) else run.file.symbols:
+            if cells := run.file.asked_of(symbol):
+                asked[symbol] += cells
     return asked
 
 
-def _standing(piece: Piece, asked: Sequence[tuple[Days, int]]) -> Iterator[Piece]:
-    """Yield what is left of *piece* where fills of a higher rank asked for its cells."""
+def _standing(piece: Piece, symbol: str, asked: Sequence[tuple[Days, int]]) -> Iterator[Piece]:
+    """Yield what counts of *piece*: what its file hides does not, nor do cells that fills of a higher rank asked for."""
     days = piece.run.image.sessions[piece.start : piece.stop]
     first, last = int(days[0]), int(days[-1])
-    holes = [cells for cells, rank in asked if rank > piece.run.rank and cells.first <= last and cells.last >= first]
+    hidden = piece.run.file.hidden_of(symbol) if piece.run.file else ()
+    above = [*hidden, *(cells for cells, rank in asked if rank > piece.run.rank)]
+    holes = [cells for cells in above if cells.first <= last and cells.last >= first]
     if not holes:
         yield piece
         return
@@ -154,6 +160,8 @@ def _standing(piece: Piece, asked: Sequence[tuple[Days, int]]) -> Iterator[Piece
 def _whole(run: Run, symbols: Sequence[str], window: Window) -> Piece | None:
     """Return the run as one piece where all of it is wanted: the case worth a short cut, a whole partition."""
     image = run.image
+    if run.file is not None and run.file.hidden:
+        return None
     if window.first_instant is not None or window.last_instant is not None or not image.table.num_rows:
         return None
     inside = window.first_day <= image.first_day and image.last_day <= window.last_day
@@ -200,7 +208,9 @@ def merge_tables(dataset: Dataset, tables: Sequence[pa.Table]) -> pa.Table:
     """Return the rows of *tables* in key order, each key once: the last table that has it wins."""
     schema = tables[0].schema
     frame = pl.concat([pl.DataFrame(pl.from_arrow(table)) for table in tables])
-    frame = frame.unique(subset=list(dataset.keys), keep="last", maintain_order=True).sort(dataset.sort_keys)
+    frame = frame.sort(dataset.sort_keys, maintain_order=True)  # equal keys stay in the order of the tables
+    replaced = pl.all_horizontal(pl.col(key).eq_missing(pl.col(key).shift(-1)) for key in dataset.sort_keys)
+    frame = frame.filter(~replaced)
     return frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(schema)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -42,6 +42,7 @@ from fletching_server.spans import PROVISIONAL, UNCONFIRMED, merged
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
 from fletching_server.telling import any_ageing, oldest_fetch, statuses, told_gaps
+from fletching_server.uses import Uses
 
 # Rows of cold files are read for as many symbols at a time as fit in this, so a large read does not need large memory.
 GROUP_BYTES: Final = 32 << 20
@@ -119,6 +120,7 @@ class _Reading:
     filled: Gaps = field(default_factory=dict)
     failed: dict[str, Error] = field(default_factory=dict)
     stale: dict[str, Error] = field(default_factory=dict)
+    awaited: Callable[[], None] | None = None  # lets what arrived for it be evicted again
 
     def left(self, plan: Plan, state: DatasetState) -> Gaps:
         """Return the gaps that nobody has tried to close for this read.
@@ -143,9 +145,10 @@ class Reads:
         calendars: Calendars,
         clock: Clock,
         stats: Stats,
+        uses: Uses,
     ) -> None:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
-        self._desk, self._calendars, self._clock, self._stats = desk, calendars, clock, stats
+        self._desk, self._calendars, self._clock, self._stats, self._uses = desk, calendars, clock, stats, uses
         self.progress = ProgressBoard()
         self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
@@ -159,7 +162,12 @@ class Reads:
         part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, self.pictures.settled(asked))
         with self.progress.following(request.progress_id) as progress:
             info = ReadInfo(request.dataset, plane)
-            return self._read(request, _Reading(info, self._clock.monotonic(), progress, principal, part))
+            reading = _Reading(info, self._clock.monotonic(), progress, principal, part)
+            try:
+                return self._read(request, reading)
+            finally:
+                if reading.awaited is not None:
+                    reading.awaited()
 
     def _read(self, request: ReadRequest, reading: _Reading) -> Answer:
         now = self._clock.now()  # one instant for all tries, or fresh rows would be too old
@@ -229,6 +237,8 @@ class Reads:
 
     def _plan(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
         """Return the plan of *request*; one that only a commit, an opening or a settlement can change is kept for next time."""
+        if request.as_of is not None:
+            return self._resolved(request, state, now)  # the same past is made of other files after a fold
         calendar = self._calendars.get(state.dataset.calendar)
         present = present_session(state.dataset, calendar, now)
         key = (request, state.generation, present, calendar.settled_through(now))
@@ -298,6 +308,7 @@ class Reads:
                 f"{request.dataset}: {_told(gaps)} not held, and its source {state.source!r} is not configured here; "
                 "start with that source, or read with on_miss='cached'"
             )
+        reading.awaited = reading.awaited or self._uses.awaiting(state)
         outcome = self._fills.close_gaps(state, gaps, plan.horizon, reading.progress, reading.principal)
         reading.info.upstream_calls += outcome.calls
         reading.info.joined_calls += outcome.joined
@@ -360,6 +371,7 @@ class Reads:
     def _hold(self, plan: Plan, file: StoredFile, held: ExitStack) -> Held:
         """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
         tier: Tier = "hot"
+        self._uses.note(file)
         lease = self._hot.lease(file.key)
         if lease is None and self._hot.wants_whole(file.key, file.memory_bytes, file.share_of(plan.symbols)):
             tier = "cold"

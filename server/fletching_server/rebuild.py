@@ -173,7 +173,7 @@ def _manifest(document: Mapping[str, Any]) -> _Manifest:
 
 def _adopt(store: Store, found: Sequence[_Found], manifests: Sequence[_Manifest], told: Rebuilt) -> None:
     segments = [each for each in found if each.file.kind == "segment"]
-    cleared = max((each.file.id for each in segments if each.facts.get("clears")), default="")
+    cleared = max((str(each.facts.get("from") or each.file.id) for each in segments if each.facts.get("clears")), default="")
     manifest, partitions = _partitions(found, manifests, cleared, told)
     through = manifest.through if manifest else ""
     standing = [each for each in _unmerged(segments) if each.file.place > through and each.file.place >= cleared]

@@ -81,8 +81,20 @@ class Settings(BaseSettings):
     call_cache: ByteSize = Field(
         ByteSize(1 << 30), description="What the answers of functions may take on disk; those used longest ago leave first."
     )
-    compact_segments: int = Field(16, ge=1, description="So many files in a dataset's journal are folded without waiting.")
-    compact_idle_seconds: float = Field(5.0, gt=0, description="After so long without a commit the journal is folded.")
+    compact_segments: int = Field(16, ge=1, description="So many files of a journal, next to each other, are merged at once.")
+    compact_idle_seconds: float = Field(
+        5.0, gt=0, description="After so long without a commit the journal is folded, if that is cheap, or merged."
+    )
+    compact_settle_seconds: float = Field(
+        3600.0, gt=0, description="After so long the journal is folded even so; it waits longer where that is dear."
+    )
+    disk: ByteSize = Field(
+        ByteSize(50 * 10**9),
+        description="High water: so much may the store's data take on disk, then fetched rows leave; user tables never; 0: any.",
+    )
+    disk_low: float = Field(0.8, gt=0, le=1, description="Low water: down to this share of `disk` they leave.")
+    scrub_days: float = Field(30.0, ge=0, description="Every file's checksum is read again once in so many days; 0: never.")
+    scrub_mb_per_second: float = Field(8.0, gt=0, description="How fast that may go, in megabytes per second.")
     local_plane: bool = Field(
         True, description="Let processes of this host and user map what lies in memory, over a socket beside the port."
     )
@@ -92,6 +104,7 @@ class Settings(BaseSettings):
     history_days: float = Field(
         7.0, ge=0, description="How long the past of a dataset is kept, so that `as_of` can read it; 0: not at all."
     )
+    vacuum_seconds: float = Field(3600.0, gt=0, description="How often what is older than `history_days` leaves the disk.")
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
     max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
     streams_per_principal: int = Field(64, ge=1, description="Answers that one client connection may have under way at a time.")

@@ -44,7 +44,8 @@ class StoredFile:
 
     ``shape`` counts the changes of the dataset's columns before it was written, ``read_shape`` those before it is read: where
     they differ its rows are brought up to the dataset's columns as they are read. ``retired`` is the commit since which only
-    the past refers to it; ``since`` the first commit whose rows it has, where it was merged from files that nobody keeps.
+    the past refers to it. ``since`` is the lowest rank of those it was merged from, 0 where it was not: it has all rows of the
+    ranks from there to its own. ``hidden`` are cells whose rows count not, because it is read as of a commit before theirs.
     """
 
     id: str  # begins with the instant of writing, so that ids are in that order
@@ -67,6 +68,7 @@ class StoredFile:
     read_shape: int = 0
     since: int = 0
     retired: int | None = None
+    hidden: tuple[Asked, ...] = ()
     through: str = ""
 
     @property
@@ -87,11 +89,45 @@ class StoredFile:
             return Days(self.first_day, self.last_day)
         return Days(min(days.first for days in ends), max(days.last for days in ends))
 
+    @property
+    def lowest(self) -> int:
+        """The lowest rank of which it has rows."""
+        return self.since or self.rank
+
+    @property
+    def tells_ranks(self) -> bool:
+        """Whether it was merged and yet tells which rows came with which commit: it can be read as of any of them."""
+        return bool(self.since and self.asked and self.asked[0].rank)
+
     def asked_cells(self) -> Iterator[tuple[str, Days, int]]:
         """Yield what fills asked for: symbol, sessions, and the fill's rank."""
         for cells in self.asked:
             for symbol in self.symbols if cells.symbols is None else cells.symbols:
                 yield symbol, cells.days, cells.rank or self.rank
+
+    def asked_of(self, symbol: str) -> Sequence[tuple[Days, int]]:
+        """Return what fills asked for of one symbol: sessions, with the fill's rank."""
+        return self._asked_by_symbol.get(symbol, ())
+
+    def hidden_of(self, symbol: str) -> Sequence[Days]:
+        """Return the sessions of one symbol whose rows do not count."""
+        return self._hidden_by_symbol.get(symbol, ()) if self.hidden else ()
+
+    @cached_property
+    def _asked_by_symbol(self) -> dict[str, list[tuple[Days, int]]]:
+        """Worked out once, as a merged file has as many entries as there were fills."""
+        found: dict[str, list[tuple[Days, int]]] = {}
+        for symbol, days, rank in self.asked_cells():
+            found.setdefault(symbol, []).append((days, rank))
+        return found
+
+    @cached_property
+    def _hidden_by_symbol(self) -> dict[str, list[Days]]:
+        found: dict[str, list[Days]] = {}
+        for cells in self.hidden:
+            for symbol in cells.symbols or self.symbols:
+                found.setdefault(symbol, []).append(cells.days)
+        return found
 
     def has(self, symbol: str) -> bool:
         """Return whether it says anything of *symbol*."""

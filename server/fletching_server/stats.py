@@ -31,7 +31,15 @@ COUNTERS: Final[dict[str, str]] = {
     "call_hits": "Calls of functions that a kept answer served.",
     "writes": "Writes into user tables.",
     "written_rows": "Rows of those writes.",
+    "merged_segments": "Segments that became part of larger ones.",
+    "merged_bytes": "Bytes of the segments that were written for this.",
     "folded_segments": "Segments folded into partitions.",
+    "folded_bytes": "Bytes of the partitions that were written for this.",
+    "evicted_files": "Files of fetched rows that left the disk because of its quota.",
+    "evicted_bytes": "Bytes of those files.",
+    "scrubbed_files": "Files whose checksum the scrubber read again.",
+    "scrubbed_bytes": "Bytes of those files.",
+    "damaged_files": "Files that the scrubber found damaged.",
 }
 
 

@@ -11,11 +11,12 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class Store:
             # Without the catalogue every data file would look like an orphan: it is not made anew beside them.
             self.catalogue = Catalogue(
                 root / "catalogue.sqlite",
-                create=aside is not None or not self._data_files(),
+                create=aside is not None or next(self._data_files(), None) is None,
                 clock=clock,
                 history_days=history_days,
             )
@@ -165,11 +166,11 @@ class Store:
         except OSError as error:
             raise DamagedFile(file, f"cannot be read: {error}") from error
 
-    def verify(self, file: StoredFile) -> None:
+    def verify(self, file: StoredFile, paced: Callable[[int], None] | None = None) -> None:
         """Raise ``DamagedFile`` where *file* is missing or its bytes are not those that were written."""
         path = self.root / file.path
         try:
-            found = disk.file_digest(path)
+            found = disk.file_digest(path, paced)
         except OSError as error:
             raise DamagedFile(file, f"cannot be read: {error}") from error
         if found != file.digest:
@@ -248,12 +249,17 @@ class Store:
         before = sorted(folder.glob(f"{name}-*.json"))
         disk.publish(folder / f"{name}-{new_id()}.json", json.dumps(document).encode(), sync=True, purpose=Purpose.MANIFEST)
         for old in before[:-1]:
-            disk.remove(old, Removal.RETIRE)
+            disk.let_go(old, Removal.RETIRE)
 
     def undeclare(self, dataset: str) -> None:
         """Remove the lists of partitions of a *dataset* that has been deleted."""
         for old in (self.root / MANIFESTS).glob(f"{dataset}-*.json"):
-            disk.remove(old, Removal.RETIRE)
+            disk.let_go(old, Removal.RETIRE)
+
+    def declared_through(self, dataset: str) -> str:
+        """Return the id up to which all segments of *dataset* are in partitions, by its newest list; empty: nobody said."""
+        listed = sorted((self.root / MANIFESTS).glob(f"{dataset}-*.json"))
+        return str(json.loads(listed[-1].read_bytes())["through"]) if listed else ""
 
     def discard(self, file: StoredFile) -> None:
         """Remove a published *file* that no commit will mention."""
@@ -288,10 +294,14 @@ class Store:
     def orphans(self) -> list[Path]:
         """Return files that no dataset refers to: a process died between writing and committing them."""
         wanted = self.catalogue.paths()
-        return [path for path in self._data_files() if str(path.relative_to(self.root)) not in wanted]
+        return [self.root / path for path in self._data_files() if path not in wanted]
 
-    def _data_files(self) -> list[Path]:
-        return [path for folder in ("journal", "data") for path in (self.root / folder).rglob("*") if path.is_file()]
+    def _data_files(self) -> Iterator[str]:
+        """Yield the paths of all data files as the catalogue writes them; ``Path.rglob`` takes twenty times as long."""
+        for top in ("journal", "data"):
+            for folder, _, names in os.walk(self.root / top):
+                relative = folder[len(str(self.root)) + 1 :]
+                yield from (f"{relative}/{name}" for name in names)
 
     def sweep(self) -> int:
         """Remove the orphans, and return how many there were. For the start only: later they may be on their way in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import replace
+from functools import lru_cache
 from sys import intern
 from typing import Any
 
@@ -97,7 +98,7 @@ files = sa.Table(
     sa.Column("rank", sa.Integer, comment="which of two files wins where keys collide: the higher"),
     sa.Column("asked", sa.Text, comment="JSON list of (first, last, symbols or null, rank): cells that fills asked for"),
     sa.Column("shape", sa.Integer, comment="shape of the dataset when it was written"),
-    sa.Column("since", sa.Integer, comment="the first commit whose rows it has; 0: its own"),
+    sa.Column("since", sa.Integer, comment="the lowest rank of the files it was merged from; 0: it was not"),
     sa.Column("through", sa.Text, comment="the id of the last file that went into it; empty: its own"),
     sa.Column("retired", sa.Integer, index=True, comment="the commit since which only the past refers to it; null: none"),
 )
@@ -172,15 +173,20 @@ ADDED_FACTS = [
 
 def file_row(file: StoredFile) -> dict[str, object]:
     """Return *file* as a row of ``files``."""
-    row = {name: getattr(file, name) for name in file.__dataclass_fields__ if name != "read_shape"}
+    row = {name: getattr(file, name) for name in file.__dataclass_fields__ if name not in {"read_shape", "hidden"}}
     return {**row, "symbols": json.dumps(file.symbols), "asked": json.dumps(file.asked) if file.asked else None}
 
 
 def stored_file(row: sa.RowMapping, shape: int) -> StoredFile:
     """Return the file that ``file_row`` wrote, as it is read where its dataset has *shape*."""
     asked = tuple(Asked(first, last, symbols and tuple(symbols), rank) for first, last, symbols, rank in _list(row["asked"]))
-    symbols = tuple(intern(symbol) for symbol in json.loads(row["symbols"]))
-    return StoredFile(**{**row, "symbols": symbols, "asked": asked, "read_shape": shape})
+    return StoredFile(**{**row, "symbols": _symbols(row["symbols"]), "asked": asked, "read_shape": shape})
+
+
+@lru_cache(maxsize=64)
+def _symbols(raw: str) -> tuple[str, ...]:
+    """Return a file's symbols: partitions of one universe have the same ones, so they share a tuple."""
+    return tuple(intern(symbol) for symbol in json.loads(raw))
 
 
 def _list(raw: str | None) -> list[Any]:

@@ -14,11 +14,11 @@ from fletching_server.admission import check_unique
 from fletching_server.almanac import Calendars
 from fletching_server.calendars import from_day_number
 from fletching_server.cold import ColdTier
-from fletching_server.compaction import bucket_of
 from fletching_server.image import Image
 from fletching_server.snapshot import DatasetState, StoredFile
 from fletching_server.spans import FINAL
 from fletching_server.store import DamagedFile, Store
+from fletching_server.tiers import bucket_of
 
 
 def problems_of(store: Store, cold: ColdTier, calendars: Calendars) -> list[str]:

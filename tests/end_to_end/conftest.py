@@ -257,6 +257,11 @@ class Processes:
         self._made.append(child)
         return child
 
+    def command(self, words: Sequence[str], environment: dict[str, str] | None = None) -> Child:
+        child = Child(words, environment)
+        self._made.append(child)
+        return child
+
     def close(self) -> None:
         for child in self._made:
             child.close()

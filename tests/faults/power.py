@@ -7,7 +7,6 @@ and its database any of the pages that a checkpoint was writing.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -220,9 +219,3 @@ def lay_out(found: dict[Path, bytes], recorded: Path, root: Path) -> None:
         place = root / path.relative_to(recorded)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data)
-
-
-def shared_memory(fallback: Path) -> Path:
-    """Return where files cost no disk: a tmpfs, where there is one that can be written."""
-    there = Path("/dev/shm")
-    return there if os.access(there, os.W_OK) else fallback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +27,7 @@ CHECKPOINT_PAGES: Final = 12  # far fewer than the usual 1000, so that checkpoin
 
 Cell = tuple[str, date]
 Rows = dict[Cell, int]
+Generation = tuple[str, int]
 Database = tuple[bytes, bytes | None]  # the database's file, and its write-ahead log
 
 
@@ -44,13 +46,14 @@ class Transaction:
 
 @dataclass(frozen=True)
 class Told:
-    """What users know at one moment: the rows of each table, versions of fetched cells, and what they asked for last.
+    """What users know at one moment: the rows of each table, versions of fetched cells, what tables were at generations.
 
     *next_tables* and *next_cells* are there while a change is under way: it may have happened, or not.
     """
 
     tables: dict[str, Rows]
     cells: dict[Cell, int]
+    past: dict[Generation, Rows]
     next_tables: dict[str, Rows] | None = None
     fetching: int | None = None  # the version that arrives
 
@@ -84,8 +87,12 @@ class Recording:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Record all changes of the files under the root, until the end."""
-        with observed(self.root, self.add), failpoints.doing("*", self._commits):
-            yield
+        sa.event.listen(sa.pool.Pool, "connect", _checkpoint_often)
+        try:
+            with observed(self.root, self.add), failpoints.doing("*", self._commits):
+                yield
+        finally:
+            sa.event.remove(sa.pool.Pool, "connect", _checkpoint_often)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -110,6 +117,7 @@ class Workload:
         self.source = TableSource(daily_bars(), bars(SYMBOLS, DAYS))
         self.tables: dict[str, Rows] = {name: {} for name in TABLES}
         self.cells: dict[Cell, int] = {}
+        self.past: dict[Generation, Rows] = {}
         self.version = 0
         self.history_days = self.chance.choice([0.0, 7.0])
         self.engine: Engine
@@ -120,7 +128,6 @@ class Workload:
             held.enter_context(self.recording.watching())
             self._tell()
             self.engine = opened(self.recording.root, self.source, history_days=self.history_days)
-            _checkpoint_often(self.engine)
             verbs: list[Callable[[], None]] = [self._fill] * 5 + [self._write] * 9 + [self._fold] * 4
             verbs += [self._restate, self._delete, self._refuse, self._reopen, self._vacuum]
             for _ in range(count):
@@ -129,7 +136,7 @@ class Workload:
         return self.recording
 
     def _tell(self, tables: dict[str, Rows] | None = None, fetching: int | None = None) -> None:
-        self.recording.tell(Told(dict(self.tables), dict(self.cells), tables, fetching))
+        self.recording.tell(Told(dict(self.tables), dict(self.cells), dict(self.past), tables, fetching))
 
     def _fill(self) -> None:
         symbols = self.chance.sample(SYMBOLS, self.chance.choice([1, 1, 2, 3]))
@@ -151,8 +158,10 @@ class Workload:
             return
         after = {**self.tables, name: {**held, **fresh}}
         self._tell(after)
-        write(self.engine, name, _listed(fresh), mode=mode, keys=["id", "day"])
+        done = write(self.engine, name, _listed(fresh), mode=mode, keys=["id", "day"])
         self.tables = after
+        if self.history_days:
+            self.past[name, done.generation] = after[name]
         self._tell()
 
     def _refuse(self) -> None:
@@ -168,12 +177,15 @@ class Workload:
             self.engine.act(Action.COMPACT, {"dataset": name})
 
     def _vacuum(self) -> None:
+        self.past = {}
+        self._tell()
         self.engine.act(Action.VACUUM, {"history_days": 0})
 
     def _delete(self) -> None:
         name = self.chance.choice(TABLES)
         if name in self.engine.names():
             after = {**self.tables, name: {}}
+            self.past = {generation: rows for generation, rows in self.past.items() if generation[0] != name}
             self._tell(after)
             self.engine.act(Action.DELETE, {"dataset": name})
             self.tables = after
@@ -194,18 +206,23 @@ class Workload:
     def _reopen(self) -> None:
         self._close()
         self.engine = opened(self.recording.root, self.source, history_days=self.history_days)
-        _checkpoint_often(self.engine)
 
 
 def opened(root: Path, source: TableSource, **settings: Any) -> Engine:
     """Return an engine that does nothing in the background."""
-    chosen = {"memory": "8MiB", "query_memory": "64MiB", "threads": 1, "compact_idle_seconds": 3600, "compact_segments": 10_000}
+    chosen = {
+        "memory": "8MiB",
+        "query_memory": "64MiB",
+        "threads": 1,
+        "compact_idle_seconds": 3600,
+        "compact_segments": 10_000,
+        "compact_settle_seconds": 1e9,
+    }
     return open_engine(root, [source], clock=ManualClock(NOW), **{**chosen, **settings})
 
 
-def _checkpoint_often(engine: Engine) -> None:
-    with engine.store.catalogue._engine.connect() as connection:
-        connection.execute(sa.text(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}"))
+def _checkpoint_often(connection: Any, _record: object) -> None:
+    sqlite3.Connection.cursor(connection).execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
 
 
 def _listed(rows: Rows) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from tests.conftest import NOW, SYMBOLS, LibrarySource, TableSource, bars, expec
 from fletching_schemas import Action, FetchRequest, canonical
 from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import BadSourceData, Error, StoreUnwritable
-from fletching_server import Engine, failpoints, open_engine
+from fletching_server import Engine, failpoints, importing, open_engine
 from fletching_server.failpoints import Purpose, Removal
 from fletching_server.testing import ManualClock
 from fletching_server.volume import volume_of
@@ -24,7 +24,7 @@ from fletching_server.volume import volume_of
 DAYS: Final = weekdays(date(2026, 11, 2), date(2026, 11, 20))
 
 # Nothing persists for these yet: who adds it takes the name from here, and adds the step to the scenario.
-AWAITED: Final[tuple[str, ...]] = (Purpose.MERGE, Purpose.IMPORT, Purpose.CHECKPOINT, Removal.EVICT, Removal.VACUUM)
+AWAITED: Final[tuple[str, ...]] = (Purpose.MERGE, Removal.EVICT, Removal.VACUUM)
 
 Rows = dict[str, int]  # "id day" to x, so that it is JSON
 Tables = dict[str, Rows]
@@ -88,6 +88,8 @@ class Scenario:
             lambda: self.write("upsert", "yours", {"a 2": 8}),
             lambda: self.fold("mine"),
             lambda: self.write("replace", "mine", {"e 2": 9}),
+            lambda: self.bulk("mine", {"e 2": 12, "g 6": 13}),
+            lambda: self.bulk("ours", {"a 2": 14, "b 3": 15}),
             self.leave_an_orphan,
             self.close,
             self.open,
@@ -116,7 +118,7 @@ class Scenario:
 
     def open(self) -> None:
         settings: dict[str, Any] = {"memory": "8MiB", "query_memory": "64MiB", "threads": 1}
-        settings |= {"compact_idle_seconds": 3600, "compact_segments": 10_000}
+        settings |= {"compact_idle_seconds": 3600, "compact_segments": 10_000, "compact_settle_seconds": 1e9}
         self.engine = open_engine(self.root, [self.source, self.library], clock=self.clock, **settings)
 
     def close(self) -> None:
@@ -131,6 +133,17 @@ class Scenario:
     def write(self, mode: str, name: str, rows: Rows) -> None:
         self.say("begin", mode, name, rows)
         write(self.running, name, listed(rows), mode=mode, keys=["id", "day"])
+        self.say("done")
+
+    def bulk(self, name: str, rows: Rows) -> None:
+        """Import *rows* from a file, with one that is refused."""
+        path = self.root.parent / f"{self.root.name}-{name}.csv"
+        lines = [f"{row['id']},{row['day']},{row['x']}" for row in listed(rows)]
+        path.write_text("\n".join(["id,day,x", *lines, "a,never,1"]) + "\n")
+        request = importing.ImportRequest([path], name, keys=("id", "day"))
+        plan = importing.plan_import(self.running, request)
+        self.say("begin", "upsert", name, rows)
+        importing.run_import(self.running, plan)
         self.say("done")
 
     def delete(self, name: str) -> None:

@@ -55,9 +55,9 @@ def test_the_scenario_comes_by_every_failpoint() -> None:
 
 @pytest.mark.parametrize("kind", ["eio", "enospc"])
 @pytest.mark.parametrize("name", TRIED)
-def test_where_the_disk_fails_nothing_is_lost_and_work_goes_on(tmp_path: Path, name: str, kind: str) -> None:
+def test_where_the_disk_fails_nothing_is_lost_and_work_goes_on(folder: Path, name: str, kind: str) -> None:
     for number, moment in enumerate(moments(name, kind)):
-        root, ledger = tmp_path / f"store{number}", Ledger()
+        root, ledger = folder / f"store{number}", Ledger()
         with failpoints.armed(name, kind, moment), failpoints.traced() as found:
             run_with_failures(root, ledger)
         assert found[name] >= moment
@@ -71,11 +71,11 @@ def dying(root: Path, place: Path, name: str, moment: int) -> None:
 
 
 @pytest.mark.parametrize("name", TRIED)
-def test_where_the_process_dies_nothing_is_lost_and_work_goes_on(tmp_path: Path, name: str) -> None:
+def test_where_the_process_dies_nothing_is_lost_and_work_goes_on(folder: Path, name: str) -> None:
     context = get_context("forkserver")  # it imports once, and each child is forked before any thread runs
     context.set_forkserver_preload(["tests.faults.scenario"])
     for number, moment in enumerate(moments(name, "panic")):
-        root, told = tmp_path / f"store{number}", tmp_path / f"told{number}"
+        root, told = folder / f"store{number}", folder / f"told{number}"
         child = context.Process(target=dying, args=(root, told, name, moment))
         child.start()
         child.join(60)

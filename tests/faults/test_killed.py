@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 def killing(folder: Path, seed: int) -> subprocess.Popen[str]:
     """Start a parent of children that are killed; it has no thread, so it may fork."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    packages = [ROOT, *(ROOT / folder for folder in ("schemas", "client", "server"))]  # of this tree, whatever is installed
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, packages))}
     command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(folder), str(PER_STORE), str(seed)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import NOW, SYMBOLS, TableSource, bar, bars, read, write
-from tests.faults.power import lay_out, shared_memory, states
+from tests.faults.power import State, lay_out, states
 from tests.faults.recording import DAYS, TABLES, Recording, Told, Workload, daily_bars, opened
 
 from fletching_server.almanac import Calendars
@@ -40,18 +39,11 @@ WHOLE_ENGINE = 20  # one state in so many is opened by a whole engine, which als
 EVER = Days(day_number(DAYS[0]), day_number(DAYS[-1]))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder in memory."""
-    found = Path(tempfile.mkdtemp(prefix="power-", dir=shared_memory(tmp_path)))
-    yield found
-    shutil.rmtree(found)
-
-
 class Opener:
     """Opens states by the parts of an engine that recover, verify and read; it keeps what takes long to make."""
 
     def __init__(self) -> None:
+        self.chance = random.Random(1)
         self.clock = ManualClock(NOW)
         self.calendars = Calendars(self.clock, {})
         self.cold = ColdTier(None, 64 << 20, 1)  # type: ignore[arg-type]  # it is given each store in turn
@@ -68,6 +60,7 @@ class Opener:
             gathering = Gathering(hot, self.cold)
             self._check_tables(store, gathering, told)
             self._check_cells(store, gathering, told)
+            self._check_past(store, gathering, told)
 
     def _check_tables(self, store: Store, gathering: Gathering, told: Told) -> None:
         held = dict.fromkeys(TABLES, ())
@@ -76,6 +69,14 @@ class Opener:
                 with store.pinned(name) as state:
                     held[name] = gathering.rows(state, state.symbols, EVER).to_pylist()
         check_tables(held, told)
+
+    def _check_past(self, store: Store, gathering: Gathering, told: Told) -> None:
+        for name, generation in self.chance.sample(sorted(told.past), min(2, len(told.past))):
+            with store.pinned_past(name, generation) as state:
+                rows = gathering.rows(state, state.symbols, EVER).to_pylist()
+            assert {(row["id"], row["day"]): row["x"] for row in rows} == told.past[name, generation], (
+                f"{name} as of {generation}"
+            )
 
     def _check_cells(self, store: Store, gathering: Gathering, told: Told) -> None:
         if store.catalogue.state("bars_1d") is None:
@@ -114,17 +115,19 @@ def check_by_engine(root: Path, told: Told) -> None:
         write(engine, "more", [{"id": "a", "day": DAYS[0], "x": 1}], keys=["id", "day"])
         rows = read(engine, symbols=SYMBOLS, start=DAYS[0], end=DAYS[-1]).to_pylist()
         assert len(rows) == len(SYMBOLS) * len(DAYS)
-        fetched = Told({}, told.cells, fetching=max(versions))
+        fetched = Told({}, told.cells, {}, fetching=max(versions))
         for row in rows:
             check_cell(row, row["symbol"], row["trading_date"], fetched)
         assert read(engine, "more").num_rows == 1
         assert engine.verify() == []
 
 
-def enumerated(recording: Recording, chance: random.Random, count: int) -> list[Any]:
+def enumerated(recording: Recording, seed: int, count: int) -> Iterator[State]:
+    """Yield *count* states, spread over all steps; they are made twice, as all of them together would not fit in memory."""
     per_step = -(-count * 2 // len(recording.steps))
-    found = list(states(recording, chance, per_step))
-    return sorted(chance.sample(found, min(count, len(found))), key=lambda state: state[0])
+    total = sum(1 for _ in states(recording, random.Random(seed), per_step))
+    chosen = {*random.Random(seed).sample(range(total), count)}
+    return (state for place, state in enumerate(states(recording, random.Random(seed), per_step)) if place in chosen)
 
 
 def _short(step: Any) -> str:
@@ -137,9 +140,7 @@ def test_after_any_power_failure_nothing_acknowledged_is_lost_and_nothing_wrong_
     seed = SEED + number
     recording = Workload(folder / "recorded", seed).run(VERBS)
     opener = Opener()
-    chosen = enumerated(recording, random.Random(seed), STATES)
-    assert len(chosen) == STATES
-    for count, (point, found) in enumerate(chosen):
+    for count, (point, found) in enumerate(enumerated(recording, seed, STATES)):
         root = folder / "state"
         lay_out(found, recording.root, root)
         check = check_by_engine if count % WHOLE_ENGINE == 0 else opener.check

@@ -132,4 +132,5 @@ def test_every_module_says_what_it_is() -> None:
 def test_the_market_data_beside_the_repository_is_not_in_it() -> None:
     tracked = run("git", "ls-files").split("\n") if (ROOT / ".git").exists() else []
     suffixes = (".zip", ".csv", ".parquet", ".gz")
-    assert [path for path in tracked if path.endswith(suffixes)] == []
+    generated = "tests/formats/"  # small stores that older releases wrote, of made-up rows
+    assert [path for path in tracked if path.endswith(suffixes) and not path.startswith(generated)] == []

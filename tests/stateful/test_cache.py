@@ -94,6 +94,8 @@ class CacheMachine(RuleBasedStateMachine):
             threads=1,
             compact_segments=10_000,
             compact_idle_seconds=3600,
+            compact_settle_seconds=1e9,
+            vacuum_seconds=1e9,
             shares=self.shares,
         )
 

@@ -100,12 +100,14 @@ def _store(store: Path) -> list[Finding]:
     try:
         with opened(store) as engine:
             count, refused = len(engine.names()), engine.quarantine.report()
+            size, scrubber = f"{engine.store.disk_bytes() / 1e9:.1f} GB", engine.scrubber
     except Error as error:
         return [room, ("store", str(store), error.message)]
     told = [
         (f"refused answer of {each.get('at', '?')[:19]}", each["file"], each["why"][:300]) for each in refused[:_REFUSED_SHOWN]
     ]
-    return [room, ("store", f"{count} datasets", ""), *told]
+    damaged: list[Finding] = [("scrubber", scrubber.told(), "; ".join(scrubber.damaged()))]
+    return [room, ("store", f"{count} datasets, {size}", ""), *damaged, *told]
 
 
 def _source(spec: str) -> Finding:

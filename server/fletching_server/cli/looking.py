@@ -82,12 +82,13 @@ def verify(store: Annotated[Path, typer.Argument(help="Folder of the store; no s
     with opened(store) as engine, console.status(f"checking {store}"):
         problems = engine.verify()
         files = [file for state in engine.store.catalogue.states() for file in state.files]
-        orphans = engine.store.orphans()
+        orphans, scrubbed = engine.store.orphans(), engine.scrubber.told()
     for problem in problems:
         console.print(f"[red]problem[/] {problem}", soft_wrap=True, highlight=False)
     if orphans:
         console.print(f"{len(orphans)} files of a process that died before it committed them; the next start removes them")
     size = sum(file.bytes for file in files) / 1e6
+    console.print(scrubbed)
     console.print(f"{len(files)} files, {sum(file.rows for file in files):,} rows, {size:,.1f} MB: {len(problems)} problems")
     raise typer.Exit(1 if problems else 0)
 

@@ -142,11 +142,13 @@ class DatasetMapping(_Model):
             return "columns holds a name twice"
         if self.header is False and not listed:
             return "a file without a header needs columns = [...], the names in file order"
-        if dataset.session == dataset.time and not pa.types.is_date32(dataset.schema.field(dataset.time).type):
+        return self._session_problem(dataset)
+
+    def _session_problem(self, dataset: Dataset) -> str | None:
+        has_day = pa.types.is_date32(dataset.schema.field(dataset.time).type)
+        if dataset.session == dataset.time and not has_day:
             return "time is a timestamp: add trading_date = 'date!' to the schema; it is filled with the row's session"
-        if self.label_shift and dataset.session == dataset.time:
-            return "label_shift moves a timestamp; the time of this dataset is a date"
-        return None
+        return "label_shift moves a timestamp; the time of this dataset is a date" if self.label_shift and has_day else None
 
     def dataset(self, prefix: str = "") -> Dataset:
         """Return what is promised, named with *prefix*; ``InvalidRequest`` where schema, keys and time do not fit."""
@@ -214,12 +216,12 @@ def ready_mapping(name: str) -> tuple[DatasetMapping, ...]:
     if name not in ready_names():
         raise InvalidRequest(f"files: there is no ready mapping {name!r}; there are {', '.join(ready_names())}")
     text = (resources.files("fletching_server.sources") / "mappings" / f"{name}.toml").read_text("utf8")
-    return _validated(_Ready, tomllib.loads(text), f"mapping {name}").dataset
+    return validated(_Ready, tomllib.loads(text), f"mapping {name}").dataset
 
 
 def read_mapping(values: Mapping[str, Any], origin: str) -> FilesMapping:
     """Return the checked mapping; ``InvalidRequest`` names *origin*, the field and what is wrong with it."""
-    return _validated(FilesMapping, values, origin)
+    return validated(FilesMapping, values, origin)
 
 
 def load_toml(path: Path) -> dict[str, Any]:
@@ -232,7 +234,8 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise InvalidRequest(f"files: {path} is not TOML: {error}") from error
 
 
-def _validated(model: type[_M], values: Mapping[str, Any], origin: str) -> _M:
+def validated(model: type[_M], values: Mapping[str, Any], origin: str) -> _M:
+    """Return *values* as *model*; ``InvalidRequest`` names *origin*, the field and what is wrong with it."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

@@ -6,7 +6,9 @@ import csv
 import io
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -16,7 +18,7 @@ import pyarrow.csv as pa_csv
 from fletching_schemas.errors import BadSourceData
 from fletching_server.sources.file_factors import cumulative_steps
 from fletching_server.sources.file_mapping import MILLISECONDS, DatasetMapping
-from fletching_server.sources.file_values import FileColumn, divided
+from fletching_server.sources.file_values import EPOCH_FORMATS, FileColumn, divided
 
 if TYPE_CHECKING:
     from fletching_schemas import Dataset
@@ -53,7 +55,7 @@ def read_rows(found: FoundFile, mapping: DatasetMapping, dataset: Dataset) -> pl
     raw = _read_parquet(found) if _is_parquet(found, mapping) else _read_csv(found, mapping)
     if mapping.factors:
         raw = cumulative_steps(raw, found.origin)
-    return _Rows(raw, found, mapping, dataset).frame()
+    return FileRows(raw, found, mapping, dataset).frame()
 
 
 def _is_parquet(found: FoundFile, mapping: DatasetMapping) -> bool:
@@ -126,11 +128,17 @@ def _csv_problem(error: Exception, bad: list[pa_csv.InvalidRow]) -> str:
     return f"line {row.number:,} has {row.actual_columns} fields, not {row.expected_columns}: {row.text!r:.120}"
 
 
-class _Rows:
-    """One file's raw columns, on their way to the dataset's."""
+MakeColumn = Callable[[pl.Series, str, int], FileColumn]
 
-    def __init__(self, raw: pl.DataFrame, found: FoundFile, mapping: DatasetMapping, dataset: Dataset) -> None:
+
+class FileRows:
+    """One file's raw columns, on their way to the dataset's; *column* makes what converts each and minds what does not fit."""
+
+    def __init__(
+        self, raw: pl.DataFrame, found: FoundFile, mapping: DatasetMapping, dataset: Dataset, column: MakeColumn = FileColumn
+    ) -> None:
         self._raw, self._found, self._mapping, self._dataset = raw, found, mapping, dataset
+        self._make = column
         self._sources = self._resolved()
         self._session: pl.Series | None = None
 
@@ -167,19 +175,21 @@ class _Rows:
 
     def _named(self, values: pl.Series) -> FileColumn:
         is_headed = self._mapping.has_header and not _is_parquet(self._found, self._mapping)
-        return FileColumn(values, self._found.origin, int(is_headed))
+        return self._make(values, self._found.origin, int(is_headed))
 
     def _refuse(self, name: str, values: pl.Series, wrong: pl.Series, why: str) -> None:
         self._named(values.alias(self._sources.get(name, name))).refuse(wrong, why)
 
     def _time(self) -> pl.Series:
         name, form, zone = self._dataset.time, self._mapping.time_format, self._mapping.time_zone
-        if self._dataset.session == name:
+        if pa.types.is_date32(self._dataset.schema.field(name).type):
             return self._column(name).dates(form) if name in self._sources else self._day_of_name(name)
         if name not in self._sources:
             raise BadSourceData(f"{self._found.origin} has no column for {name}; it has {', '.join(self._raw.columns)}")
         if form == MILLISECONDS:
             local = self._column(name).since_midnight(self._day_of_name(name), zone)
+        elif form in EPOCH_FORMATS:
+            local = self._column(name).since_epoch(EPOCH_FORMATS[form]).dt.convert_time_zone(zone)
         else:
             local = self._column(name).instants(form, zone)
         self._session = local.dt.date()  # before the shift: the bar that ends at midnight belongs to the day before
@@ -217,6 +227,9 @@ class _Rows:
             if item.name not in columns:
                 raise BadSourceData(f"{self._found.origin}: nothing gives {item.name}, which is never empty; map it")
             self._refuse(item.name, columns[item.name], columns[item.name].is_null(), "is missing")
+        if (self._found.first, self._found.last) == (date.min, date.max):
+            return
         session = columns[self._dataset.session]
+        session = session.dt.date() if isinstance(session.dtype, pl.Datetime) else session
         outside = ~session.is_between(self._found.first, self._found.last)
         self._refuse(self._dataset.session, session, outside, "lies outside the days of the file's name")

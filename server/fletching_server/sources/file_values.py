@@ -14,7 +14,11 @@ _EXACT: Final = 2.0**53  # beyond it a float no longer holds every whole number
 _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 _ISO_DATES: Final = ("%Y-%m-%d", "%Y%m%d")
 _ISO_TIMES: Final = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+ZONED: Final = r"\d:\d\d.*(Z|[+-]\d\d:?\d\d)$"
+_ZONED_FORM: Final = "%Y-%m-%d %H:%M:%S%.f%z"
 _DAY_MILLISECONDS: Final = 86_400_000
+_MICROS_PER: Final = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
+EPOCH_FORMATS: Final = {f"epoch_{unit}": unit for unit in _MICROS_PER}  # numbers since 1970, as time_format names them
 
 
 class FileColumn:
@@ -46,17 +50,26 @@ class FileColumn:
         return self._checked(days, f"a date {form or ''}".strip())
 
     def instants(self, form: str | None, zone: str) -> pl.Series:
-        """Return the values as instants in *zone*; text and naive values are local times there.
+        """Return the values as instants in *zone*; text and naive values are local times there, unless text ends with its own.
 
         A local time that the change to or from summer time skips or repeats is refused.
         """
         values = self._text(form)
         if values.dtype == pl.String:
+            if form is None and values.str.contains(ZONED).any():
+                return self._zoned(values, zone)
             plain = values if form else values.str.replace("T", " ", literal=True)
             values = _first_fit(plain, (form,) if form else _ISO_TIMES)
         elif values.dtype != pl.Date and not isinstance(values.dtype, pl.Datetime):
             raise BadSourceData(f"{self.origin}: column {values.name} holds {values.dtype}, not times; set time_format")
         return self._localised(values.cast(pl.Datetime("us", getattr(values.dtype, "time_zone", None))), zone)
+
+    def _zoned(self, values: pl.Series, zone: str) -> pl.Series:
+        """Return text as instants where some of it ends with its offset from UTC."""
+        plain = values.str.replace("T", " ", literal=True).str.replace("Z$", "+00:00")
+        local = _first_fit(plain, _ISO_TIMES).dt.replace_time_zone(zone, ambiguous="null", non_existent="null")
+        own = plain.str.to_datetime(_ZONED_FORM, strict=False, time_unit="us", time_zone="UTC").dt.convert_time_zone(zone)
+        return self._checked(own.zip_with(own.is_not_null(), local), f"a time in {zone}")
 
     def since_midnight(self, day: pl.Series, zone: str) -> pl.Series:
         """Return milliseconds since local midnight of *day* in *zone*, fractions down to a microsecond, as instants."""
@@ -64,6 +77,17 @@ class FileColumn:
         inside = passed.is_between(0, _DAY_MILLISECONDS, closed="left")
         micros = _where(inside, (passed * 1000).round()).cast(pl.Int64)
         return self._localised(day.cast(pl.Datetime("us")) + micros.cast(pl.Duration("us")), zone)
+
+    def since_epoch(self, unit: str) -> pl.Series:
+        """Return numbers of *unit* (s, ms, us, ns) since 1970 as instants in UTC; what is finer than a microsecond is refused."""
+        if self.values.dtype.is_integer() and unit != "ns":
+            micros = self.values.cast(pl.Int64) * int(_MICROS_PER[unit])
+        elif unit == "ns":
+            whole = self._wholes(pl.Int64())
+            micros = _where(whole % 1000 == 0, whole // 1000)
+        else:
+            micros = (self._floats() * _MICROS_PER[unit]).round().cast(pl.Int64, strict=False)
+        return self._checked(micros.cast(pl.Datetime("us", "UTC")), f"an instant in {unit} since 1970, in whole microseconds")
 
     def _localised(self, values: pl.Series, zone: str) -> pl.Series:
         if getattr(values.dtype, "time_zone", None):
