@@ -17,11 +17,11 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
-from fletching_schemas.errors import StoreError, StoreUnwritable, StoreVersion
+from fletching_schemas.errors import StoreError
 from fletching_server import disk, history, sums
 from fletching_server import tables as t
 from fletching_server.clock import Clock, SystemClock
-from fletching_server.failpoints import CatalogueConnection
+from fletching_server.database import WAYS_OUT, check_version, connect, explained, failed_sync
 from fletching_server.group_commit import GroupCommit
 from fletching_server.history import Moment, Written
 from fletching_server.snapshot import DatasetState, StoredFile
@@ -29,10 +29,6 @@ from fletching_server.volume import volume_of
 
 HISTORY_DAYS: Final = 7.0
 _DAY_SECONDS: Final = 86_400.0
-_HISTORY_SINCE: Final = 3  # the format that first kept the past
-FORMAT_VERSION: Final = 3
-
-_WAYS_OUT: Final = "restore it from a backup, or rebuild it from the data files: `fletching doctor --rebuild-catalogue`"
 
 
 class Change(Protocol):
@@ -95,10 +91,10 @@ class Catalogue:
         """
         self._clock, self.history_days = clock or SystemClock(), history_days
         self._at = 0.0
-        self._volume = volume_of(path)
         self._mark = disk.Mark(path.with_name("COMMITTED"))
         create = create and not self._mark.number
-        self._engine = _connect(path, create=create, now=self._clock.now().timestamp())
+        self._volume = volume_of(path)
+        self._engine = connect(path, create=create, now=self._clock.now().timestamp())
         self._writing: sa.Connection | None = None
         self._commits = GroupCommit(self._commit_batch)
         self._states: dict[str, DatasetState] = {}
@@ -117,18 +113,18 @@ class Catalogue:
         """Read the picture from the database anew: at the start, and after a repair."""
         try:
             with self._engine.connect() as connection:
-                _check_version(connection)
+                check_version(connection)
                 self._at = connection.execute(sa.select(sa.func.max(t.commits.c.at))).scalar() or 0.0
                 self._show(*t.load_states(connection))
         except sa.exc.DatabaseError as error:
-            raise _explained(error, "the catalogue cannot be read") from error
+            raise explained(error, "the catalogue cannot be read") from error
 
     def _check_mark(self, path: Path) -> None:
         """Refuse a catalogue that lacks commits: its log was cut, or an older copy lies in its place."""
         if self._seq < self._mark.number:
             raise StoreError(
                 f"the catalogue {path} ends with commit {self._seq}, and commit {self._mark.number} was acknowledged; "
-                f"nothing was changed: {_WAYS_OUT}. To go on without those commits and their files, remove {self._mark.path}"
+                f"nothing was changed: {WAYS_OUT}. To go on without those commits and their files, remove {self._mark.path}"
             )
 
     def _show(self, states: dict[str, DatasetState], seq: int) -> None:
@@ -166,7 +162,7 @@ class Catalogue:
         try:
             self._transact(batch)
         except Exception as error:  # noqa: BLE001  # one bad change must not fail the others of its batch
-            if _failed_sync(error):
+            if failed_sync(error):
                 self._volume.distrust("syncing the catalogue failed")
             if len(batch) == 1 or batch[0].sent:
                 self._tell(batch, error)
@@ -183,7 +179,7 @@ class Catalogue:
             except (sa.exc.SQLAlchemyError, StoreError):
                 self._volume.distrust("the catalogue could not be read after a commit had failed")
         for pending in batch:
-            pending.error = _explained(error)
+            pending.error = explained(error)
 
     def _transact(self, batch: list[_Pending]) -> None:
         states, seq = dict(self._states), self._seq
@@ -229,7 +225,7 @@ class Catalogue:
             with self._engine.connect() as connection:
                 yield connection
         except sa.exc.DatabaseError as error:
-            raise _explained(error, "the catalogue cannot be read") from error
+            raise explained(error, "the catalogue cannot be read") from error
 
     def past(self, dataset: str, generation: int) -> DatasetState:
         """Return what *dataset* was at *generation*; ``HistoryGone`` where nobody knows any more."""
@@ -291,9 +287,9 @@ class Catalogue:
     def integrity(self) -> list[str]:
         """Return what is wrong with the database: its pages, its indexes, and rows that are not those that were written."""
         try:
-            with self._engine.connect() as connection:
+            with self._reading() as connection:
                 return [f"catalogue: {problem}" for problem in sums.problems(connection)]
-        except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+        except (sqlite3.DatabaseError, StoreError) as error:
             return [f"catalogue: {error}"]
 
     def close(self) -> None:
@@ -302,90 +298,3 @@ class Catalogue:
             self._writing.close()
         self._engine.dispose()
         self._mark.close()
-
-
-def _connect(path: Path, *, create: bool, now: float) -> sa.Engine:
-    url = sa.URL.create("sqlite", database=str(path))  # not as text: a folder's name may hold any character
-    options = {"timeout": 30, "check_same_thread": False, "factory": CatalogueConnection, "isolation_level": None}
-    engine = sa.create_engine(url, connect_args=options)
-    sa.event.listen(engine, "connect", _prepare)
-    # Else the driver begins with the first row that changes, and a table that was altered before stays so after a crash.
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-    try:
-        with engine.begin() as connection:
-            _bring_up(connection, path, create=create, now=now)
-    except (sa.exc.DatabaseError, sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes broken names as they are
-        engine.dispose()
-        raise _explained(error, f"cannot open the catalogue {path}") from error
-    except StoreError:
-        engine.dispose()
-        raise
-    return engine
-
-
-def _prepare(connection: Any, _record: object) -> None:
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {setting}")
-    sums.teach(connection)
-
-
-def _failed_sync(error: BaseException) -> bool:
-    original = getattr(error, "orig", None)
-    return getattr(original, "sqlite_errorcode", None) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}
-
-
-def _bring_up(connection: sa.Connection, path: Path, *, create: bool, now: float) -> None:
-    """Make the tables of a new catalogue, upgrade those of an older one, and check those of this format."""
-    if not sa.inspect(connection).get_table_names():
-        if not create:
-            raise StoreError(
-                f"the catalogue {path} is missing or empty, and there is data beside it; nothing was changed: {_WAYS_OUT}, "
-                "or use another folder"
-            )
-        t.metadata.create_all(connection)
-        connection.execute(t.meta.insert().values(key="format_version", value=str(FORMAT_VERSION)))
-        sums.begin(connection)
-        return
-    found = _version(connection)
-    if found.isdecimal() and int(found) < FORMAT_VERSION and not sa.inspect(connection).has_table(t.sums.name):
-        _upgrade(connection, int(found), now)
-        sums.begin(connection)
-    elif (not found.isdecimal() or int(found) <= FORMAT_VERSION) and (problems := sums.problems(connection)):
-        raise StoreError(f"the catalogue {path} is damaged: {problems[0]}; nothing was changed: {_WAYS_OUT}")
-
-
-def _version(connection: sa.Connection) -> str:
-    return connection.execute(sa.select(t.meta.c.value).where(t.meta.c.key == "format_version")).scalar() or ""
-
-
-def _explained(error: BaseException, doing: str = "the catalogue could not commit") -> BaseException:
-    cause = getattr(error, "orig", error)
-    if not isinstance(cause, (sqlite3.DatabaseError, UnicodeDecodeError)):
-        return error
-    if disk.refused(cause):
-        return StoreUnwritable(f"{doing}: {cause}; check permissions and free room")
-    return StoreError(f"{doing}: {cause}; run `fletching verify`; where the catalogue is damaged, {_WAYS_OUT}")
-
-
-def _upgrade(connection: sa.Connection, found: int, now: float) -> None:
-    """Bring the tables of the older format *found* up to this one."""
-    t.metadata.create_all(connection)
-    for since, table, column in t.ADDED_COLUMNS:
-        if found < since:
-            kind = column.type.compile(connection.dialect)
-            connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))  # names of our own
-    for since, statement in t.ADDED_FACTS:
-        if found < since:
-            connection.execute(sa.text(statement))
-    if found < _HISTORY_SINCE:
-        history.begin_all(connection, now)
-    connection.execute(t.meta.update().where(t.meta.c.key == "format_version").values(value=str(FORMAT_VERSION)))
-
-
-def _check_version(connection: sa.Connection) -> None:
-    found = _version(connection)
-    if found != str(FORMAT_VERSION):
-        raise StoreVersion(
-            f"the store has format {found}, this version reads format {FORMAT_VERSION}: "
-            "open it with the release that wrote it, or use another folder"
-        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,10 +26,13 @@ from fletching_server.failpoints import Purpose, Removal
 from fletching_server.volume import Volume, volume_of
 
 TEMPORARY: Final = ".tmp"
-_REFUSALS: Final = {"BUSY", "CANTOPEN", "FULL", "IOERR", "LOCKED", "NOMEM", "PERM", "READONLY"}
-BUFFER_BYTES: Final = 256 << 10  # a Parquet writer hands over many small pieces
-
 log = structlog.get_logger(__name__)
+
+BUFFER_BYTES: Final = 256 << 10  # a Parquet writer hands over many small pieces
+_REFUSALS: Final = {
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_LOCKED),
+    *(sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY),
+}
 
 
 def digest(data: bytes | pa.Buffer | memoryview) -> str:
@@ -69,8 +73,8 @@ def _explained(path: Path, doing: str) -> Iterator[None]:
 
 def refused(error: object) -> bool:
     """Return whether *error* is SQLite's for a disk that does not let it write; else its file is damaged, or we are wrong."""
-    name: str = getattr(error, "sqlite_errorname", "")
-    return name.removeprefix("SQLITE_").partition("_")[0] in _REFUSALS
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in _REFUSALS  # the other bits say more of the same
 
 
 def make_folder(path: Path) -> None:

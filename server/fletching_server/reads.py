@@ -279,6 +279,8 @@ class Reads:
     def _listed(self, request: ReadRequest, state: DatasetState) -> frozenset[str] | None:
         """Return the source's symbols where the request needs them: it asks for all, or for one we know nothing of."""
         named = named_symbols(request, state.dataset)
+        if named is not None and request.as_of is not None:  # files do not tell of whom it was known that there is nothing
+            return frozenset(self._store.state(request.dataset).symbols)
         needed = named is None or any(name not in state.coverage for name in named)
         if not needed or request.on_miss == "cached":
             return None

@@ -13,7 +13,7 @@ from tests.conftest import read, write
 from fletching_schemas import Action
 from fletching_schemas.errors import HistoryGone, StoreVersion
 from fletching_server import Engine, open_engine
-from fletching_server.catalogue import FORMAT_VERSION
+from fletching_server.database import FORMAT_VERSION
 from fletching_server.testing import ManualClock
 
 STORES = sorted((Path(__file__).parents[1] / "formats").glob("format-*.tar.gz"))

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import NOW, SYMBOLS, Opener, TableSource, bars, expected, read, read_info, weekdays, write
 
 from fletching_schemas import Action, canonical
-from fletching_schemas.errors import HistoryGone, InvalidRequest, UnknownDataset
+from fletching_schemas.errors import HistoryGone, InvalidRequest, UnknownDataset, UnknownSymbol
 from fletching_server import Engine
 from fletching_server.testing import ManualClock
 
@@ -254,3 +254,14 @@ def test_what_was_looked_up_before_a_fold_is_not_believed_after_it(engine: Engin
     for _ in range(2):
         engine.act(Action.EVICT, {})
         assert contents(engine, as_of=generation) == [("a", D1, 1)]
+
+
+def test_a_read_of_symbols_without_rows_can_be_repeated(open_store: Opener) -> None:
+    source = TableSource(canonical("bars_1d", calendar="XSHG"), bars(SYMBOLS[:1], DAYS))
+    engine = open_store(source)
+    asked: dict[str, Any] = {"symbols": SYMBOLS[:2], "start": DAYS[0], "end": DAYS[4]}
+    rows, info = read_info(engine, **asked)
+    assert set(rows.column("symbol").to_pylist()) == {SYMBOLS[0]}
+    assert read(engine, **asked, as_of=info.generation).equals(rows)
+    with pytest.raises(UnknownSymbol):
+        read(engine, **asked | {"symbols": SYMBOLS[2]}, as_of=info.generation)

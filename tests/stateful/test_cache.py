@@ -14,6 +14,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.conftest import WAIT_SECONDS, Row, TableSource, bar, read, weekdays, write
 
 from fletching_schemas import Action, FetchRequest, canonical
-from fletching_schemas.errors import InvalidRequest, SourceUnavailable, UnknownDataset
+from fletching_schemas.errors import InvalidRequest, SourceUnavailable, UnknownDataset, UnknownSymbol
 from fletching_server import Engine, open_engine
 from fletching_server.testing import ManualClock
 
@@ -80,6 +81,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.fetched: dict[Cell, datetime] = {}
         self.table: dict[tuple[str, date], int] | None = None
         self.dirty = False
+        self.then: dict[int, tuple[dict[str, Any], list[Row]]] = {}  # by generation: a read, and what it gave
         self.engine = self.opened()
 
     def opened(self) -> Engine:
@@ -203,6 +205,27 @@ class CacheMachine(RuleBasedStateMachine):
         assert held.column_names == columns
         assert self.source.requests == []
 
+    @precondition(lambda self: not self.dirty)
+    @rule(names=symbols, days=ranges)
+    def keeping_what_was_read(self, names: tuple[str, ...], days: tuple[date, date]) -> None:
+        asked: dict[str, Any] = {"symbols": names, "start": days[0], "end": days[1]}
+        generation = self.engine.store.state("bars_1d").generation
+        with suppress(UnknownSymbol):
+            rows = self.read(**asked, on_miss="cached").to_pylist()
+            if self.engine.store.state("bars_1d").generation == generation:  # else damage was found
+                self.then[generation] = (asked, rows)
+
+    @precondition(lambda self: self.then)
+    @rule(place=st.floats(0, 1))
+    def reading_as_of_then(self, place: float) -> None:
+        generation = list(self.then)[round(place * (len(self.then) - 1))]
+        asked, rows = self.then[generation]
+        try:
+            assert self.read(**asked, as_of=generation).to_pylist() == rows, f"as of {generation}"
+        except UnknownSymbol:  # that there was nothing of it has been forgotten since
+            assert set(asked["symbols"]) - {row["symbol"] for row in rows}
+        assert self.source.requests == []
+
     @rule(step=st.sampled_from([{"seconds": 200}, {"seconds": 301}, {"hours": 4}, {"hours": 11}, {"days": 1}]))
     def time_passes(self, step: dict[str, float]) -> None:
         self.clock.advance(**step)
@@ -263,6 +286,7 @@ class CacheMachine(RuleBasedStateMachine):
         if restart or how == "flip":
             self.engine = self.opened()
         self.fetched.clear()
+        self.then.clear()  # what lies before a lost file cannot be read any more
         self.dirty = True
 
     @precondition(lambda self: self.dirty and self.source.error is None)
