@@ -37,13 +37,17 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "upstream": upstream.run,
     "plans": plans.run,
     "adjusted": adjusted.run,
-    "compaction": compaction.run,
     "imports": imports.run,
     "opening": opening.run,
     "writes": writes.run,
 }
 # They take minutes and most of the machine; the first installs the peers, and does what the others do too.
-ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {"compare": compare.run, "workers": workers.run, "soak": soak.run}
+ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {
+    "compare": compare.run,
+    "workers": workers.run,
+    "soak": soak.run,
+    "compaction": compaction.run,
+}
 _NAMES: Final = f"which to run: {', '.join(BENCHMARKS)} (default: all of these), {', '.join(ON_DEMAND)}"
 
 
