@@ -19,13 +19,14 @@ import pyarrow as pa
 from fletching_schemas import Adjustment, Dataset, ReadRequest
 from fletching_schemas.errors import InvalidRequest, NotCached, UnknownDataset
 from fletching_server.adjustment import Steps, adjusted_prices, factor_steps, price_columns, version_of, with_prices
+from fletching_server.answering import Answer
 from fletching_server.calendars import day_number, from_day_number
 from fletching_server.clock import Clock
 from fletching_server.hot import HotTier
 from fletching_server.image import Window
 from fletching_server.kept import Keeper, KeptPrices, Pricing
 from fletching_server.pieces import Layers, Part, Place
-from fletching_server.reads import Answer, Reads
+from fletching_server.reads import Reads
 from fletching_server.snapshot import StoredFile
 from fletching_server.store import Store
 

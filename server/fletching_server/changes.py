@@ -21,13 +21,15 @@ from fletching_server.spans import Adjacent, Days, Span, Spans, overlay, without
 _ROWS_SAVED: Final = 8  # by so many rows of coverage at least a symbol's are joined: a market gets one each session
 
 
-def _known(state: DatasetState | None, dataset: str) -> DatasetState:
+def still_there(state: DatasetState | None, dataset: str) -> DatasetState:
+    """Return *state*; ``LookupError`` where the dataset is gone."""
     if state is None:
         raise LookupError(f"{dataset} was deleted while this was being committed")
     return state
 
 
-def _insert_facts(connection: sa.Connection, dataset: str, facts: Iterable[Fact], seq: int) -> None:
+def insert_facts(connection: sa.Connection, dataset: str, facts: Iterable[Fact], seq: int) -> None:
+    """Add *facts* to the rows of coverage, as told by commit *seq*."""
     rows = [
         {
             "dataset": dataset,
@@ -46,7 +48,8 @@ def _insert_facts(connection: sa.Connection, dataset: str, facts: Iterable[Fact]
         connection.execute(t.coverage.insert(), rows)
 
 
-def _cover(coverage: dict[str, Spans], facts: Iterable[Fact], adjacent: Adjacent) -> dict[str, Spans]:
+def cover(coverage: dict[str, Spans], facts: Iterable[Fact], adjacent: Adjacent) -> dict[str, Spans]:
+    """Return *coverage* with *facts* over it."""
     fresh: dict[str, list[Span]] = defaultdict(list)
     for fact in facts:
         fresh[fact.symbol].append(fact.span)
@@ -193,7 +196,7 @@ class Fill:
         """Insert segment, coverage and provenance."""
         seq = moment.seq
         insert_files(connection, (self.segment,) if self.segment else (), moment)
-        _insert_facts(connection, self.dataset, self.facts, seq)
+        insert_facts(connection, self.dataset, self.facts, seq)
         connection.execute(
             t.provenance.insert().values(
                 id=self.id,
@@ -220,9 +223,9 @@ class Fill:
 
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
         """Return the picture with the segment and its coverage."""
-        known = _known(state, self.dataset)
+        known = still_there(state, self.dataset)
         added = (placed(self.segment, seq, known.shape),) if self.segment else ()
-        coverage = _cover(dict(known.coverage), self.facts, self.adjacent)
+        coverage = cover(dict(known.coverage), self.facts, self.adjacent)
         return replace(known, files=(*known.files, *added), coverage=coverage)
 
 
@@ -260,7 +263,7 @@ class Swap:
 
     def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
         """Return the picture with the new file list; what was known stays known."""
-        known, gone = _known(state, self.dataset), {file.id for file in self.removed}
+        known, gone = still_there(state, self.dataset), {file.id for file in self.removed}
         if self.shape not in {None, known.shape}:
             raise LookupError(f"{self.dataset} has other columns by now")
         kept = tuple(file for file in known.files if file.id not in gone)
@@ -279,45 +282,7 @@ def _join_coverage(connection: sa.Connection, dataset: str, symbols: Sequence[st
         spans[row["symbol"]] = overlay(spans.get(row["symbol"], ()), [span], adjacent)
     long = [symbol for symbol, joined in spans.items() if rows[symbol] >= len(joined) + _ROWS_SAVED]
     connection.execute(t.coverage.delete().where(chosen, c.symbol.in_(long)))
-    _insert_facts(connection, dataset, [Fact(symbol, span, None) for symbol in long for span in spans[symbol]], through)
-
-
-@dataclass(frozen=True)
-class Adopt:
-    """Make files that were found on disk part of a dataset, and believe what they tell of its cells.
-
-    The dataset is defined where it is not known; files of *older* ids have fewer or narrower columns than that.
-    """
-
-    definition: Dataset
-    source: str | None
-    files: tuple[StoredFile, ...]
-    facts: tuple[Fact, ...] = ()
-    older: frozenset[str] = frozenset()
-
-    @property
-    def dataset(self) -> str:
-        """The dataset that changes."""
-        return self.definition.name
-
-    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
-        """Record dataset, files and coverage."""
-        if connection.execute(sa.select(t.datasets.c.name).where(t.datasets.c.name == self.dataset)).first() is None:
-            Define(self.definition, self.source).write(connection, moment)
-        if self.files:
-            connection.execute(t.files.insert(), [t.file_row(self._adopted(file, moment.seq)) for file in self.files])
-        _insert_facts(connection, self.dataset, self.facts, moment.seq)
-        return ()
-
-    def _adopted(self, file: StoredFile, seq: int) -> StoredFile:
-        """Return *file* as part of the dataset; one of another shape is brought up to its columns as it is read."""
-        return replace(placed(file, seq, 0), shape=-1 if file.id in self.older else 0)
-
-    def amend(self, state: DatasetState | None, seq: int) -> DatasetState:
-        """Return the picture with the files."""
-        known = state or DatasetState(self.definition, self.source)
-        coverage = _cover(dict(known.coverage), self.facts, lambda _last, _first: False)
-        return replace(known, files=(*known.files, *(self._adopted(file, seq) for file in self.files)), coverage=coverage)
+    insert_facts(connection, dataset, [Fact(symbol, span, None) for symbol in long for span in spans[symbol]], through)
 
 
 @dataclass(frozen=True)
@@ -354,7 +319,7 @@ class Forget:
 
     def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
         """Return the picture that knows nothing of those cells."""
-        known, gone = _known(state, self.dataset), {file.id for file in self.removed}
+        known, gone = still_there(state, self.dataset), {file.id for file in self.removed}
         named = known.coverage.keys() if self.symbols is None else set(self.symbols) & known.coverage.keys()
         cut = {symbol: without(known.coverage[symbol], *self.days) for symbol in named}
         coverage = {symbol: spans for symbol, spans in (dict(known.coverage) | cut).items() if spans}
@@ -377,38 +342,3 @@ class Delete:
     def amend(self, state: DatasetState | None, _seq: int) -> None:
         """Return None: the dataset is gone."""
         del state
-
-
-@dataclass(frozen=True)
-class Expire:
-    """Forget what a dataset was before the instant *cutoff* (seconds since 1970)."""
-
-    dataset: str
-    cutoff: float
-
-    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
-        """Return the files that only that past needed."""
-        del moment
-        return history.expire(connection, self.dataset, self.cutoff)
-
-    def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
-        """Return the picture as it is."""
-        return _known(state, self.dataset)
-
-
-@dataclass(frozen=True)
-class Retain:
-    """Say for how many days the past of a dataset is kept (None: as the settings say)."""
-
-    dataset: str
-    history_days: float | None
-
-    def write(self, connection: sa.Connection, moment: Moment) -> Sequence[StoredFile]:
-        """Record it."""
-        del moment
-        connection.execute(t.datasets.update().where(t.datasets.c.name == self.dataset).values(history_days=self.history_days))
-        return ()
-
-    def amend(self, state: DatasetState | None, _seq: int) -> DatasetState:
-        """Return the picture as it is."""
-        return _known(state, self.dataset)

@@ -31,12 +31,12 @@ from fletching_schemas.local import (
     told_head,
     unpacked,
 )
+from fletching_server.answering import Answer
 from fletching_server.board import Board
 from fletching_server.engine import Engine
 from fletching_server.failures import presentable
 from fletching_server.handover import SENT_BYTES, Handover, Mapped
 from fletching_server.lifetimes import Lifetimes
-from fletching_server.reads import Answer
 from fletching_server.vouched import Sent, Vouched
 
 log = structlog.get_logger(__name__)

@@ -18,10 +18,11 @@ from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, St
 from fletching_server import tiers
 from fletching_server.adjusted import AdjustedReads
 from fletching_server.almanac import Calendars, Rules
+from fletching_server.answering import Answer
 from fletching_server.arrivals import Arrivals
 from fletching_server.background import Background
 from fletching_server.calls import Calls
-from fletching_server.changes import Define, Delete, Forget, Retain
+from fletching_server.changes import Define, Delete, Forget
 from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
 from fletching_server.compaction import Compaction
@@ -38,7 +39,7 @@ from fletching_server.notes import Notes
 from fletching_server.policy import LruPolicy
 from fletching_server.quarantine import Quarantine
 from fletching_server.quota import FIRST_SECONDS, LULL_SECONDS, Quota
-from fletching_server.reads import Answer, Reads
+from fletching_server.reads import Reads
 from fletching_server.records import Records
 from fletching_server.repair import Repairs
 from fletching_server.scrubber import REST_SECONDS as SCRUB_REST_SECONDS
@@ -48,6 +49,7 @@ from fletching_server.snapshot import DatasetState
 from fletching_server.sources import Budget, Source
 from fletching_server.stats import Stats
 from fletching_server.store import Store
+from fletching_server.upkeep import Retain
 from fletching_server.uses import Uses
 from fletching_server.verify import problems_of
 from fletching_server.writes import Writes

@@ -17,12 +17,13 @@ from fletching_schemas import ReadInfo, ReadRequest
 from fletching_schemas.errors import SourceError
 from fletching_server.adjusted import AdjustedReads
 from fletching_server.almanac import Calendars
+from fletching_server.answering import Answer
 from fletching_server.calendars import from_day_number
 from fletching_server.clock import Clock
 from fletching_server.desk import Desk
 from fletching_server.filtering import check_filter, filter_columns, filtered
 from fletching_server.narrowing import Narrowed, narrow
-from fletching_server.reads import Answer, Reads
+from fletching_server.reads import Reads
 from fletching_server.snapshot import DatasetState
 from fletching_server.stats import Stats
 from fletching_server.store import Store

@@ -20,11 +20,11 @@ from fletching_schemas import ACTION_HELP, Action, PartRequest, ReadRequest, Wri
 from fletching_schemas import errors as e
 from fletching_schemas.datasets import decode_json
 from fletching_schemas.requests import MAX_REQUEST_BYTES, ticket_from_bytes
+from fletching_server.answering import Answer
 from fletching_server.batches import aligned_note, tight
 from fletching_server.engine import Engine
 from fletching_server.failures import presentable
 from fletching_server.flight_calls import Calls
-from fletching_server.reads import Answer
 from fletching_server.streams import Streams
 
 P = ParamSpec("P")

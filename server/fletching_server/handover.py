@@ -17,11 +17,11 @@ from typing import Final, Self
 import pyarrow as pa
 import structlog
 
+from fletching_server.answering import Answer
 from fletching_server.batches import tight
 from fletching_server.hot import HotTier, Lease
 from fletching_server.lifetimes import Lifetimes
 from fletching_server.pieces import Layers, Part, Place, gathered
-from fletching_server.reads import Answer
 from fletching_server.sealed import Sealed
 
 log = structlog.get_logger(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -24,6 +24,7 @@ from fletching_schemas.errors import (
     copy_of,
 )
 from fletching_server.almanac import Calendars
+from fletching_server.answering import Answer
 from fletching_server.batches import cut, row_bytes, rows_per_batch
 from fletching_server.calendars import from_day_number
 from fletching_server.clock import Clock
@@ -33,7 +34,7 @@ from fletching_server.fills import Fills
 from fletching_server.gaps import Gaps, World, present_session, unknown
 from fletching_server.hot import HotTier
 from fletching_server.pictures import Pictures
-from fletching_server.pieces import Layers, Part, Piece, Run, Tally, lying, parts, pieces
+from fletching_server.pieces import Piece, Run, Tally, parts, pieces
 from fletching_server.plan import Plan, divided, estimated_bytes, named_symbols, resolve
 from fletching_server.progress import Progress, ProgressBoard
 from fletching_server.repair import Repairs
@@ -54,58 +55,6 @@ _PREPARED: Final = 4096  # plans kept; each is a few hundred bytes
 _DOWN: Final = (SourceUnavailable, SourceTimeout)  # the upstream is at fault, and not what it said
 
 Held = tuple[StoredFile, Run | None]
-
-
-class Answer:
-    """A schema, its batches, and the info that is complete when they have ended. Close it, or read it to its end.
-
-    ``whole`` are all the rows, where they lie in memory as one run, without long text: nothing can fail any more and no code
-    of ours is needed to cut them, so C++ may stream them by itself, in batches of ``batch_rows``. ``parts`` are the same rows
-    as ``rows``, in place of them, where all lie in memory; ``layers`` says which columns lie together. ``plan`` is what was
-    resolved, ``held`` what ends with the answer.
-    """
-
-    def __init__(
-        self,
-        schema: pa.Schema,
-        rows: pa.Table | Iterator[pa.RecordBatch],
-        info: ReadInfo,
-        held: ExitStack,
-        batch_rows: int,
-        plan: Plan,
-        parts: Iterator[Part] | None = None,
-        layers: Layers | None = None,
-    ) -> None:
-        self.schema, self.info, self.batch_rows, self.plan = schema, info, batch_rows, plan
-        self.whole = rows if isinstance(rows, pa.Table) else None
-        self._rows, self.held = rows, held
-        if parts is None and self.whole is not None:
-            parts, layers = lying(self.whole), (tuple(schema.names),)
-        self.parts, self.layers = parts, layers or (plan.columns,)
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from self._rows if self.whole is None else self.whole.to_batches(max_chunksize=self.batch_rows)
-        finally:
-            self.close()
-
-    def from_parts(self, taken: Iterable[Part]) -> Iterator[pa.RecordBatch]:
-        """Yield the batches of *taken* and of the parts that follow, for whoever has looked at some already."""
-        tables: Iterator[pa.Table] = (part.table(self.layers) for part in chain(taken, self.parts or ()))
-        if len(self.layers) > 1:  # which are not in the answer's order
-            tables = (table.select(self.schema.names) for table in tables)
-        return cut(tables, self.batch_rows)
-
-    def table(self) -> pa.Table:
-        """Return all rows, and end the answer."""
-        try:
-            return pa.Table.from_batches(self._rows, self.schema) if self.whole is None else self.whole
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """End the leases. A second call does nothing; a generator that never started would not do it by itself."""
-        self.held.close()
 
 
 @dataclass

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 from fletching_schemas import Dataset
 from fletching_schemas.errors import StoreError
 from fletching_server import disk, parquet
-from fletching_server.changes import Adopt
 from fletching_server.image import build_image
 from fletching_server.snapshot import Asked, Fact, StoredFile
 from fletching_server.spans import Span
 from fletching_server.store import MANIFESTS, Store
+from fletching_server.upkeep import Adopt
 
 
 @dataclass

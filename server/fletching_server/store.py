@@ -27,11 +27,11 @@ from fletching_schemas.errors import StoreError, StoreInUse, UnknownDataset
 from fletching_server import disk, parquet
 from fletching_server.calendars import day_number
 from fletching_server.catalogue import HISTORY_DAYS, Catalogue, Change
-from fletching_server.changes import Expire
 from fletching_server.clock import Clock
 from fletching_server.failpoints import Purpose, Removal
 from fletching_server.image import Image
 from fletching_server.snapshot import Asked, DatasetState, FileKind, StoredFile
+from fletching_server.upkeep import Expire
 from fletching_server.volume import mount
 
 FOOTER_FORMAT: Final = 3

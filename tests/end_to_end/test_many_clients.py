@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 
 import fletching
 from fletching_schemas import Dataset, FetchRequest, ReadRequest
-from fletching_server.reads import Answer
+from fletching_server.answering import Answer
 from fletching_server.sources.sim import SimSource
 
 if TYPE_CHECKING:
