@@ -29,6 +29,7 @@ from fletching_server.changes import Forget
 from fletching_server.clock import Clock
 from fletching_server.compaction import Compaction
 from fletching_server.desk import Desk
+from fletching_server.failpoints import Removal
 from fletching_server.gaps import present_session
 from fletching_server.hot import HotTier
 from fletching_server.settings import Settings
@@ -153,7 +154,7 @@ class Quota:
         days = Days(min(file.reach.first for file in victim.files), max(file.reach.last for file in victim.files))
         try:
             calendar = self._calendars.get(self._store.state(dataset).dataset.calendar)
-            self._store.commit(Forget(dataset, symbols, days, calendar.adjacent, victim.files), retired=victim.files)
+            self._store.commit(Forget(dataset, symbols, days, calendar.adjacent, victim.files), victim.files, Removal.EVICT)
         except LookupError:  # folded, mended or deleted meanwhile
             return
         self._hot.drop({file.key for file in victim.files})

@@ -56,6 +56,7 @@ class DamagedFile(Exception):  # noqa: N818  # what happened, not an error of th
 class _Retired:
     path: Path
     seq: int
+    why: Removal
 
 
 class Store:
@@ -119,8 +120,8 @@ class Store:
             if not pins[generation]:
                 del pins[generation]
             leaving = self._leaving(dataset)
-        for path in leaving:
-            disk.let_go(path, Removal.RETIRE)
+        for old in leaving:
+            disk.let_go(old.path, old.why)
 
     @contextmanager
     def pinned_past(self, dataset: str, generation: int) -> Iterator[DatasetState]:
@@ -266,7 +267,7 @@ class Store:
         self._trusted.pop(file.id, None)
         disk.let_go(self.root / file.path, Removal.DISCARD)
 
-    def commit(self, change: Change, retired: Iterable[StoredFile] = ()) -> int:
+    def commit(self, change: Change, retired: Iterable[StoredFile] = (), why: Removal = Removal.RETIRE) -> int:
         """Make *change* durable and visible; *retired* files, and what the past needs no more, leave after their last reader.
 
         After an error the outcome is not known for certain, so files stay: what no dataset refers to is swept at the
@@ -276,18 +277,18 @@ class Store:
         with self._pins_lock:
             if gone:
                 self._past = OrderedDict()
-            self._retired[change.dataset] += [_Retired(self.root / file.path, seq) for file in (*gone, *retired)]
+            self._retired[change.dataset] += [_Retired(self.root / file.path, seq, why) for file in (*gone, *retired)]
             leaving = self._leaving(change.dataset)
-        for path in leaving:
-            disk.let_go(path, Removal.RETIRE)
+        for old in leaving:
+            disk.let_go(old.path, old.why)
         return seq
 
-    def _leaving(self, dataset: str) -> list[Path]:
+    def _leaving(self, dataset: str) -> list[_Retired]:
         """Take out the retired files that no pinned picture still lists. Runs under the lock; the caller removes them."""
         if not self._retired[dataset]:
             return []
         oldest = min(self._pins[dataset], default=None)
-        leaving = [old.path for old in self._retired[dataset] if oldest is None or old.seq <= oldest]
+        leaving = [old for old in self._retired[dataset] if oldest is None or old.seq <= oldest]
         self._retired[dataset] = [old for old in self._retired[dataset] if not (oldest is None or old.seq <= oldest)]
         return leaving
 
@@ -326,7 +327,7 @@ class Store:
     def vacuum(self, dataset: str, history_days: float | None = None) -> int:
         """Forget the past of *dataset* that is older than it is kept, or than *history_days*; return the bytes that leave."""
         before = self.catalogue.bytes(dataset, retired=True)
-        self.commit(Expire(dataset, self.catalogue.cutoff(dataset, history_days)))
+        self.commit(Expire(dataset, self.catalogue.cutoff(dataset, history_days)), why=Removal.VACUUM)
         return before - self.catalogue.bytes(dataset, retired=True)
 
     def close(self) -> None:

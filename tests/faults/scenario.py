@@ -17,14 +17,13 @@ from fletching_schemas import Action, FetchRequest, canonical
 from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import BadSourceData, Error, StoreUnwritable
 from fletching_server import Engine, failpoints, importing, open_engine
-from fletching_server.failpoints import Purpose, Removal
 from fletching_server.testing import ManualClock
 from fletching_server.volume import volume_of
 
 DAYS: Final = weekdays(date(2026, 11, 2), date(2026, 11, 20))
 
 # Nothing persists for these yet: who adds it takes the name from here, and adds the step to the scenario.
-AWAITED: Final[tuple[str, ...]] = (Purpose.MERGE, Removal.EVICT, Removal.VACUUM)
+AWAITED: Final[tuple[str, ...]] = ()
 
 Rows = dict[str, int]  # "id day" to x, so that it is JSON
 Tables = dict[str, Rows]
@@ -44,6 +43,8 @@ class Ledger:
             self.under_way = [*words]
         elif verb == "read":
             self.reads.append((words[0], words[1], words[2]))
+        elif verb == "evicting":
+            self.reads.clear()  # from here on their rows may be gone, which is no loss
         elif self.under_way is not None:
             before, change, self.under_way = self.possible, self.under_way, None
             after = [_changed(tables, *change) for tables in before]
@@ -95,8 +96,10 @@ class Scenario:
             self.open,
             self.damage,
             lambda: self.delete("yours"),
-            lambda: self.fold("bars_1d"),
+            *(lambda symbol=symbol: self.fill(symbol, 9, 10) for symbol in SYMBOLS[:4]),  # type: ignore[misc]
+            lambda: self.fold("bars_1d"),  # which merges them first
             self.vacuum,
+            self.evict,
             lambda: self.write("upsert", "mine", {"f 2": 10}),
             self.close,
         ]
@@ -200,6 +203,16 @@ class Scenario:
         self.running.act(Action.EVICT, {})
         table = read(self.running, symbols=SYMBOLS[3], start=DAYS[0], end=DAYS[3])
         assert table.equals(expected(self.source.dataset, self.source.rows, [SYMBOLS[3]], DAYS[0], DAYS[3]))
+
+    def evict(self) -> None:
+        """Let all fetched rows leave, as a quota of nothing does."""
+        self.say("evicting")
+        quota = self.running.quota
+        quota.most_bytes, quota._low_bytes = 1, 0
+        try:
+            quota.settle()
+        finally:
+            quota.most_bytes = 0
 
     def held(self) -> Tables:
         """Return what the tables hold now."""
