@@ -14,6 +14,7 @@ from rich.table import Table
 
 from benchmarks import (
     adjusted,
+    compaction,
     compare,
     imports,
     latency,
@@ -36,6 +37,7 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "upstream": upstream.run,
     "plans": plans.run,
     "adjusted": adjusted.run,
+    "compaction": compaction.run,
     "imports": imports.run,
     "opening": opening.run,
     "writes": writes.run,

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,6 +17,8 @@ from fletching_server.history import Moment
 from fletching_server.restatement import Restated
 from fletching_server.snapshot import DatasetState, Fact, StoredFile
 from fletching_server.spans import Adjacent, Days, Span, Spans, overlay, without
+
+_ROWS_SAVED: Final = 8  # by so many rows of coverage at least a symbol's are joined: a market gets one each session
 
 
 def _known(state: DatasetState | None, dataset: str) -> DatasetState:
@@ -228,8 +230,8 @@ class Fill:
 class Swap:
     """Put *added* files, which hold the same rows, in place of *removed* ones: a compaction.
 
-    ``folded_through`` is a rank: the coverage that rested on segments up to it rests on no file from now on, and its rows are
-    joined, so that they do not accumulate; all these segments are in partitions now, or, with *merged*, in a larger segment.
+    ``folded_through`` is a rank: all segments up to it are in partitions now, and of the symbols they name the rows of the
+    coverage are joined, where there are many, so that they do not accumulate. With *merged* they are in a larger segment.
     ``LookupError`` where the world has moved on: with *shape* also where the columns are other ones by now.
     """
 
@@ -248,8 +250,9 @@ class Swap:
         else:
             gone = history.retire(connection, self.dataset, self.removed, moment)
         insert_files(connection, self.added, moment)
-        if not self.merged:
-            gone += history.folded(connection, self.dataset, self.folded_through, moment)
+        if self.merged:
+            return gone
+        gone += history.folded(connection, self.dataset, self.folded_through, moment)
         touched = sorted({symbol for file in self.removed if file.kind == "segment" for symbol in file.symbols})
         for start in range(0, len(touched), 500):  # SQLite bounds the parameters of one statement
             _join_coverage(connection, self.dataset, touched[start : start + 500], self.folded_through, self.adjacent)
@@ -266,14 +269,17 @@ class Swap:
 
 def _join_coverage(connection: sa.Connection, dataset: str, symbols: Sequence[str], through: int, adjacent: Adjacent) -> None:
     c = t.coverage.c
-    chosen = sa.and_(c.dataset == dataset, c.symbol.in_(symbols), c.seq <= through)
+    within = sa.and_(c.dataset == dataset, c.symbol.in_(symbols), c.seq <= through)
+    counted = sa.select(c.symbol, sa.func.count()).where(within).group_by(c.symbol).having(sa.func.count() > _ROWS_SAVED)
+    rows = {row[0]: int(row[1]) for row in connection.execute(counted)}
+    chosen = sa.and_(c.dataset == dataset, c.symbol.in_(rows), c.seq <= through)
     spans: dict[str, Spans] = {}
     for row in connection.execute(sa.select(t.coverage).where(chosen).order_by(c.seq)).mappings():
         span = Span(row["first_day"], row["last_day"], row["state"], row["reason"], row["fetched_at"])
         spans[row["symbol"]] = overlay(spans.get(row["symbol"], ()), [span], adjacent)
-    connection.execute(t.coverage.delete().where(chosen))
-    facts = [Fact(symbol, span, None) for symbol, joined in spans.items() for span in joined]
-    _insert_facts(connection, dataset, facts, through)
+    long = [symbol for symbol, joined in spans.items() if rows[symbol] >= len(joined) + _ROWS_SAVED]
+    connection.execute(t.coverage.delete().where(chosen, c.symbol.in_(long)))
+    _insert_facts(connection, dataset, [Fact(symbol, span, None) for symbol in long for span in spans[symbol]], through)
 
 
 @dataclass(frozen=True)

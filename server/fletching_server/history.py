@@ -144,12 +144,16 @@ def folded(connection: sa.Connection, dataset: str, through: int, moment: Moment
     """Make the partitions of *moment*, which hold all segments up to *through*, a base; return the files that leave for it.
 
     The last base leaves where the one before it is younger than a day: what it has can be made of that one and segments.
+    Where no past is kept these segments have left, so it begins here.
     """
     b = t.bases
+    kept = kept_days(connection, dataset, moment) > 0
+    if not kept:
+        connection.execute(b.delete().where(b.c.dataset == dataset))
     rows = connection.execute(sa.select(b).where(b.c.dataset == dataset).order_by(b.c.seq.desc()).limit(2)).all()
     if len(rows) == 2 and not rows[0].fixed and rows[0].at < rows[1].at + SPACING_SECONDS:
         connection.execute(b.delete().where(b.c.dataset == dataset, b.c.seq == rows[0].seq))
-    values = {"dataset": dataset, "seq": moment.seq, "through": through, "since": through, "at": moment.at, "fixed": False}
+    values = {"dataset": dataset, "seq": moment.seq, "through": through, "since": through, "at": moment.at, "fixed": not kept}
     connection.execute(b.insert().values(values))
     return _drop(connection, _baseless(dataset))
 

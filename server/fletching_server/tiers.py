@@ -81,8 +81,10 @@ def worth_folding(state: DatasetState, segments: Sequence[StoredFile], age: floa
 def cheapest_run(segments: Sequence[StoredFile], least: int) -> Sequence[StoredFile]:
     """Return at least *least* neighbours among *segments* to make one of, the fewest bytes per file saved; none: not worth it.
 
-    None of them may be more than half of the whole: so a byte that is written again is in a file of twice the size at least.
+    None of them may be more than half of the whole, or a third where *least* are many: so a byte that is written again is in
+    a file of twice or three times the size at least.
     """
+    growth = 3 if least > FEW else 2
     best, price = (0, 0), float("inf")
     for start in range(len(segments) - least + 1):
         size = memory = largest = 0
@@ -91,7 +93,7 @@ def cheapest_run(segments: Sequence[StoredFile], least: int) -> Sequence[StoredF
             size, memory, largest = size + last.bytes, memory + last.memory_bytes, max(largest, last.bytes)
             if memory > FOLD_BYTES:
                 break
-            if stop - start >= least and size >= 2 * largest and size < price * (stop - start - 1):
+            if stop - start >= least and size >= growth * largest and size < price * (stop - start - 1):
                 best, price = (start, stop), size / (stop - start - 1)
     return segments[slice(*best)]
 

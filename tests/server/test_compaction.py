@@ -6,8 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.conftest import (
     SYMBOLS,
     Background,
@@ -28,7 +26,6 @@ from fletching_server import Engine, tiers
 from fletching_server.compactor import RETRY_SECONDS
 from fletching_server.pieces import merge_tables
 from fletching_server.testing import ManualClock
-from fletching_server.tiers import bucket_of
 
 MON, FRI = date(2026, 11, 2), date(2026, 11, 6)
 TODAY = date(2026, 11, 20)
@@ -288,13 +285,3 @@ def test_a_fold_that_fails_is_tried_again_after_a_while(
     read(engine, symbols=SYMBOLS[2], start=MON, end=FRI)
     assert folded.wait(10)
     assert list(engine.store.orphans()) == []
-
-
-@given(st.text(min_size=1, max_size=12), st.integers(1, 64))
-def test_a_symbol_has_one_bucket(symbol: str, buckets: int) -> None:
-    assert 0 <= bucket_of(symbol, buckets) < buckets
-    assert bucket_of(symbol, 1) == 0
-
-
-def test_buckets_are_the_same_in_every_process_and_release() -> None:
-    assert [bucket_of(symbol, 64) for symbol in ("000001.SZ", "300750.SZ", "MSFT.US")] == [0, 14, 62]
