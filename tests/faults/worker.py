@@ -155,7 +155,7 @@ class Child:
         self.source = TableSource(canonical("bars_1d", calendar="XSHG", period="day"), bars(SYMBOLS, DAYS))
 
     def opened(self, *, calm: bool) -> Engine:
-        chosen: dict[str, Any] = {"compact_segments": 10_000, "compact_idle_seconds": 3600} if calm else {}
+        chosen: dict[str, Any] = {"compact_segments": 10_000, "compact_idle_seconds": 3600, "vacuum_seconds": 1e9} if calm else {}
         folding = {"compact_segments": 3, "compact_idle_seconds": 0.01}
         size = {"memory": "4MiB", "query_memory": "64MiB", "threads": 1, "history_days": HISTORY_DAYS, "disk": "16KiB"}
         engine = open_engine(self.folder, [self.source], clock=self.clock, **{**folding, **size, **chosen})
