@@ -2,6 +2,7 @@
 
 <store>/LOCK               who has the store open
 <store>/catalogue.sqlite   which files make up which dataset, and what is known
+<store>/COMMITTED          the number of the last commit
 <store>/journal/           segments: what fills and writes added
 <store>/data/<dataset>/    partitions: what compaction made of them
 <store>/manifests/         which partitions make up which dataset, for ``rebuild``

@@ -27,11 +27,14 @@ from typing import Any, Final, NoReturn
 
 import duckdb  # noqa: F401  # what an engine imports when it opens is there before the fork
 import exchange_calendars
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tests.conftest import NOW, SYMBOLS, TableSource, bars, expected, read, read_info, weekdays, write
 
 from fletching_schemas import Action, canonical
 from fletching_schemas.errors import HistoryGone
 from fletching_server import Engine, open_engine
+from fletching_server.importing import ImportRequest, plan_import, run_import
 from fletching_server.testing import ManualClock
 
 DAYS: Final = weekdays(date(2026, 11, 2), date(2026, 11, 18))  # settled, and a later session as well: final
@@ -85,7 +88,7 @@ class Table:
             self.days = op["days"]
         elif op["do"] in WRITES:
             self.columns = tuple(dict.fromkeys([*self.columns, *(name for row in op["rows"].values() for name in row)]))
-            self.last = op
+            self.last = op if "key" in op else None
         if self.rows is not None and generation:
             self.past.append(Past(generation, at, self.rows))
 
@@ -105,7 +108,7 @@ class World:
     seed: int
     life: int = 0
     tables: dict[str, Table] = field(default_factory=lambda: {name: Table() for name in TABLES})
-    reads: set[tuple[str, str, str, int]] = field(default_factory=set)
+    reads: set[tuple[str, str, str, int, int]] = field(default_factory=set)
     checked: int = 0
 
     @property
@@ -124,9 +127,9 @@ class World:
         elif "lost" in told:  # the one that was under way has not happened
             self.tables[name].under_way = None
         elif "read" in told:
-            self.reads.add(tuple(told["read"]))
+            self.reads.add((*told["read"], self.life))
         elif "forget" in told:
-            self.reads = {fact for fact in self.reads if fact[0] != told["forget"]}
+            self.reads = {fact for fact in self.reads if fact[0] not in told["forget"]}
         self.checked += "sound" in told
 
     def grow_old(self) -> None:
@@ -152,10 +155,12 @@ class Child:
         self.source = TableSource(canonical("bars_1d", calendar="XSHG", period="day"), bars(SYMBOLS, DAYS))
 
     def opened(self, *, calm: bool) -> Engine:
-        chosen: dict[str, Any] = {"compact_segments": 10_000, "compact_idle_seconds": 3600} if calm else {}
+        chosen: dict[str, Any] = {"compact_segments": 10_000, "compact_idle_seconds": 3600, "vacuum_seconds": 1e9} if calm else {}
         folding = {"compact_segments": 3, "compact_idle_seconds": 0.01}
-        size = {"memory": "4MiB", "query_memory": "64MiB", "threads": 1, "history_days": HISTORY_DAYS}
-        return open_engine(self.folder, [self.source], clock=self.clock, **{**folding, **size, **chosen})
+        size = {"memory": "4MiB", "query_memory": "64MiB", "threads": 1, "history_days": HISTORY_DAYS, "disk": "16KiB"}
+        engine = open_engine(self.folder, [self.source], clock=self.clock, **{**folding, **size, **chosen})
+        engine._evicting.close()  # the quota is kept where the parent is told so
+        return engine
 
     def say(self, **told: Any) -> None:
         """Tell the parent, in one write so that it arrives whole, and know it as well."""
@@ -197,8 +202,9 @@ class Child:
         assert engine.verify() == []
         for name, table in self.world.tables.items():
             self.check_table(engine, name, table)
-        for symbol, first, last, generation in sorted(self.world.reads):
-            self.check_read(engine, symbol, date.fromisoformat(first), date.fromisoformat(last), generation)
+        for symbol, first, last, generation, life in sorted(self.world.reads):
+            kept = STEP * (self.world.life - life) < timedelta(days=HISTORY_DAYS)
+            self.check_read(engine, symbol, date.fromisoformat(first), date.fromisoformat(last), generation if kept else None)
         assert self.source.requests == []
         self.say(sound=True)
 
@@ -224,7 +230,7 @@ class Child:
             except HistoryGone:
                 assert past.at <= table.cutoff, f"{name} as of {past.generation} is gone"
 
-    def check_read(self, engine: Engine, symbol: str, first: date, last: date, generation: int) -> None:
+    def check_read(self, engine: Engine, symbol: str, first: date, last: date, generation: int | None) -> None:
         want = expected(self.source.dataset, self.source.rows, [symbol], first, last)
         table, info = read_info(engine, symbols=symbol, start=first, end=last)
         assert info.upstream_calls == 0
@@ -239,8 +245,8 @@ class Child:
             what = chance.choice(OPERATIONS)
             if what == "fetch":
                 self.fetch(engine, chance)
-            elif what == "forget":
-                self.forget(engine, chance)
+            elif what in ("forget", "evict"):
+                self.forget(engine, chance.choice(SYMBOLS) if what == "forget" else None)
             elif table.rows is not None or what in WRITES:
                 op = made(what, table, chance, f"{name}-{self.world.life}-{number}")
                 self.say(table=name, begin=op)
@@ -255,33 +261,52 @@ class Child:
             _, info = read_info(engine, symbols=symbol, start=first, end=last)
             self.say(read=[symbol, str(first), str(last), info.generation])
 
-    def forget(self, engine: Engine, chance: random.Random) -> None:
-        symbol = chance.choice(SYMBOLS)
+    def forget(self, engine: Engine, symbol: str | None) -> None:
+        """Forget what was fetched of *symbol*; None: let go of what the quota has no room for."""
         with self.turn:
-            self.say(forget=symbol)
-            engine.act(Action.INVALIDATE, {"dataset": "bars_1d", "symbols": [symbol]})
+            self.say(forget=[symbol] if symbol else SYMBOLS)
+            if symbol is None:
+                engine.quota.work()
+            else:
+                engine.act(Action.INVALIDATE, {"dataset": "bars_1d", "symbols": [symbol]})
 
     def send(self, engine: Engine, name: str, op: Op) -> int:
         """Do *op*, and return the table's generation (0: not known)."""
+        if op["do"] == "import":
+            return self.bring_in(engine, name, op)
         if op["do"] in WRITES:
-            data = [{"id": key[:1], "day": date.fromisoformat(key[2:]), **row} for key, row in op["rows"].items()]
             mode = op["do"] if op["do"] != "evolve" else "upsert"
             asked = {"mode": mode, "keys": KEYS, "evolve": op["do"] == "evolve", "key": op["key"]}
-            return write(engine, name, data, **asked).generation
+            return write(engine, name, data_of(op), **asked).generation
         body = {"dataset": name, **({"history_days": op["days"]} if "days" in op else {})}
         engine.act(Action(op["do"]), body)
         return 0
 
+    def bring_in(self, engine: Engine, name: str, op: Op) -> int:
+        """Import the rows of *op* from a file, and return the table's generation."""
+        kinds = {column: pa.int64() for row in op["rows"].values() for column in row}
+        schema = pa.schema({"id": pa.string(), "day": pa.date32(), **kinds})
+        path = self.folder.parent / f"{op['file']}.parquet"
+        pq.write_table(pa.Table.from_pylist(data_of(op), schema=schema), path)
+        run_import(engine, plan_import(engine, ImportRequest([path], name, keys=tuple(KEYS), time="day")))
+        return engine.store.state(name).generation
 
-WRITES: Final = ("upsert", "append", "replace", "evolve")
 
-# What a child does, each as often as it stands here. "import" and "evict to the quota" belong here as well.
+def data_of(op: Op) -> list[Row]:
+    """Return the rows that *op* writes."""
+    return [{"id": key[:1], "day": date.fromisoformat(key[2:]), **row} for key, row in op["rows"].items()]
+
+
+WRITES: Final = ("upsert", "append", "replace", "evolve", "import")
+
+# What a child does, each as often as it stands here.
 OPERATIONS: Final = (
     *(["upsert"] * 6),
     *(["append"] * 3),
     *(["fetch"] * 4),
     *(["compact"] * 2),
-    *("replace", "evolve", "delete", "forget", "vacuum", "retention"),
+    *(["import"] * 2),
+    *("replace", "evolve", "delete", "forget", "evict", "vacuum", "retention"),
 )
 
 
@@ -301,7 +326,8 @@ def made(what: str, table: Table, chance: random.Random, key: str) -> Op:
     new = f"y{len(columns)}"
     if what == "evolve" and len(columns) < 4:
         columns.append(new)
-    return {"do": what, "key": key, "rows": {cell: {name: chance.randrange(1000) for name in columns} for cell in chosen}}
+    named = {"file": key} if what == "import" else {"key": key}
+    return {"do": what, **named, "rows": {cell: {name: chance.randrange(1000) for name in columns} for cell in chosen}}
 
 
 def found(engine: Engine, name: str, **asked: Any) -> Rows | None:
