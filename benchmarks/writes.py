@@ -66,9 +66,9 @@ def _million(folder: Path, rounds: int) -> Row:
     with fletching_server(folder, **_WAIT) as ours, bare_server(folder, {}) as bare:
         client = fl.FlightClient(bare.tcp)
         with fletching.connect(ours.tcp) as cache:
-            cache.write("quotes", rows, keys=KEYS)
+            turns = count()  # a table each: 64 MB in one journal would be folded beside the next round
             contenders = {
-                "ours": lambda: seconds(lambda: cache.write("quotes", rows)),
+                "ours": lambda: seconds(lambda: cache.write(f"quotes_{next(turns)}", rows, keys=KEYS)),
                 "bare": lambda: seconds(partial(_put, client, rows)),
             }
             samples = interleaved(contenders, rounds, warm_up=1)

@@ -123,6 +123,7 @@ class Engine:
         opened.callback(self.evidence.close)
         opened.callback(desk.release)  # before these two: nobody shall wait for a call that hangs
         self._writes = Writes(store, hot, cold, desk, stats)
+        opened.callback(self._writes.close)
         rules = tiers.Rules(settings.compact_segments, settings.compact_settle_seconds)
         self._compaction = Compaction(store, hot, gathering, repairs, calendars, clock, stats, rules)
         self._records = Records(store, calendars)

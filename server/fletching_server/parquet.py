@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,9 @@ import pyarrow.parquet as pq
 from fletching_schemas import Dataset
 
 ROW_GROUP_ROWS: Final = 32_768  # a point read decodes one of them; yet smaller ones make the footer long and gain little
+LASTING: Final = "zstd"
+PASSING: Final = "lz4"  # of the journal, somebody waits for it: a third faster, and larger until it is folded
+_CODES: Final = pa.dictionary(pa.int32(), pa.string())
 METADATA_KEY: Final = b"fletching"
 
 # DuckDB's own reader has no option to verify page checksums; a registered dataset with this format does verify.
@@ -25,26 +29,47 @@ _FORMAT: Final = pads.ParquetFileFormat(
 )
 
 
-def encode(dataset: Dataset, table: pa.Table, facts: dict[str, Any]) -> pa.Buffer:
-    """Return *table* (sorted, in the dataset's schema) as a Parquet file that tells *facts* about itself in its footer."""
+def encode(
+    dataset: Dataset,
+    table: pa.Table,
+    facts: dict[str, Any],
+    compression: str = LASTING,
+    runs: tuple[Sequence[str], np.ndarray[Any, Any]] | None = None,
+) -> pa.Buffer:
+    """Return *table* (sorted, in the dataset's schema) as a Parquet file that tells *facts* about itself in its footer.
+
+    *runs* are its symbols and the row at which each begins, with the row count at the end, where the caller knows them.
+    """
     sink = pa.BufferOutputStream()
-    with ParquetFile(dataset, sink) as file:
-        file.add(table)
+    with ParquetFile(dataset, sink, compression, coded=runs is not None) as file:
+        file.add(table if runs is None else _coded(dataset, table, *runs))
         file.tell(facts)
     return sink.getvalue()
+
+
+def _coded(dataset: Dataset, table: pa.Table, symbols: Sequence[str], offsets: np.ndarray[Any, Any]) -> pa.Table:
+    """Return *table* with its symbols as a dictionary: made of the runs, which is far cheaper than turning views into text."""
+    codes = pa.array(np.repeat(np.arange(len(symbols), dtype=np.int32), np.diff(offsets)))
+    place = table.schema.get_field_index(dataset.symbol)
+    field = table.schema.field(place).with_type(_CODES)
+    return table.set_column(place, field, pa.DictionaryArray.from_arrays(codes, pa.array(symbols, pa.string())))
 
 
 class ParquetFile:
     """A file on its way to *sink*: rows of *dataset* are added in order, and facts are told at the end."""
 
-    def __init__(self, dataset: Dataset, sink: Any) -> None:
+    def __init__(self, dataset: Dataset, sink: Any, compression: str = LASTING, *, coded: bool = False) -> None:
+        """Write to *sink*; with *coded* the symbols come as a dictionary."""
         self._schema = _plain_schema(dataset.schema)
+        if coded:
+            place = self._schema.get_field_index(dataset.symbol)
+            self._schema = self._schema.set(place, self._schema.field(place).with_type(_CODES))
         self._rest: list[pa.Table] = []  # rows that do not fill a row group yet
         self._writer = pq.ParquetWriter(
             sink,
             self._schema,
-            compression="zstd",
-            use_dictionary=[item.name for item in self._schema if pa.types.is_string(item.type)],
+            compression=compression,
+            use_dictionary=[item.name for item in self._schema if item.type in {pa.string(), _CODES}],
             write_page_checksum=True,
             write_page_index=True,
             store_schema=False,  # a foreign reader must not need Arrow's types

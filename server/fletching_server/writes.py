@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,6 +32,7 @@ from fletching_server.store import DamagedFile, Store
 
 _TRIES: Final = 20  # a commit that lost a race against another one is prepared again
 
+_LARGE_BYTES: Final = 4 << 20
 _GROUP_BYTES: Final = 64 << 20  # so much at most shares a file
 
 # What does not come back from Parquet, DuckDB or Polars as it was.
@@ -68,6 +70,7 @@ class Writes:
         self._desk, self._stats = desk, stats
         self._lock = threading.Lock()
         self._lines: dict[str, GroupCommit[_Entry]] = {}
+        self._later = ThreadPoolExecutor(1, thread_name_prefix="written-rows")
 
     def write(self, request: WriteRequest, rows: pa.Table) -> WriteResult:
         """Return once *rows* are on stable storage and visible to every later read, all of them or none.
@@ -148,8 +151,15 @@ class Writes:
         except LookupError:
             self._store.discard(segment)
             raise
-        self._hot.offer(segment.id, image)
+        if self._hot.shares and image.nbytes > _LARGE_BYTES:  # a copy into shared memory, for which no writer need wait
+            self._later.submit(self._hot.offer, segment.id, image)
+        else:
+            self._hot.offer(segment.id, image)
         return seq
+
+    def close(self) -> None:
+        """Return once nothing is under way any more."""
+        self._later.shutdown(cancel_futures=True)
 
     @contextmanager
     def _pinned(self, table: str) -> Iterator[DatasetState | None]:
@@ -242,8 +252,8 @@ def _prepared(request: WriteRequest, dataset: Dataset, rows: pa.Table) -> Image:
     """Return *rows* as they are stored: in the table's columns, in order, each key once; ``InvalidRequest`` else."""
     what = f"write to {dataset.name}"
     table = conform(rows, dataset.schema, InvalidRequest, what)
-    keys = key_frame(table, dataset.sort_keys)
-    if not strictly_ascends(keys):
+    ordered = strictly_ascends(key_frame(table, dataset.sort_keys))
+    if not ordered:
         frame = pl.DataFrame(pl.from_arrow(table))
         if request.mode == "upsert":  # the last row of a key wins, as it would in two writes
             frame = frame.unique(subset=list(dataset.keys), keep="last", maintain_order=True)
@@ -251,7 +261,7 @@ def _prepared(request: WriteRequest, dataset: Dataset, rows: pa.Table) -> Image:
         table = frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(dataset.schema)
         check_unique(dataset, table, InvalidRequest, what)
     try:
-        return build_image(dataset, table)
+        return build_image(dataset, table, checked=ordered and dataset.session == dataset.time)
     except ValueError as error:
         raise InvalidRequest(f"{what}: {error}; {dataset.session} must not go back while {dataset.time} goes on") from error
 

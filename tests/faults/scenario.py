@@ -96,7 +96,7 @@ class Scenario:
             self.open,
             self.damage,
             lambda: self.delete("yours"),
-            *(lambda symbol=symbol: self.fill(symbol, 9, 10) for symbol in SYMBOLS[:4]),  # type: ignore[misc]
+            *(lambda symbol=symbol: self.fill(symbol, 9, 10) for symbol in SYMBOLS[:4]),
             lambda: self.fold("bars_1d"),  # which merges them first
             self.vacuum,
             self.evict,
