@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -22,12 +23,14 @@ import pyarrow.parquet as pq
 import fletching
 from benchmarks.figures import Row, Spread, compared, interleaved, scaled, seconds
 from benchmarks.servers import bare_server, fletching_server
+from fletching_server import failpoints
 
 ROWS: Final = 1_000_000
 SMALL: Final = 250
 SYMBOLS: Final = 500
 WRITERS: Final = 16
 TURNS: Final = 40  # writes of each writer in a round
+SYNC_SECONDS: Final = 0.004  # three a commit: a solid-state disk that has to write through
 KEYS: Final = ("symbol", "ts")
 _WAIT: Final = {"compact_idle_seconds": 3600, "compact_segments": 1_000_000}  # folding is another benchmark
 
@@ -36,7 +39,8 @@ def run(effort: float = 1.0) -> list[Row]:
     """Return how long writes take beside peers that keep less of a promise."""
     with TemporaryDirectory(prefix="fb-") as name:
         folder = Path(name)
-        return [_million(folder, scaled(15, effort)), *_small(folder, scaled(300, effort)), *_together(folder, scaled(9, effort))]
+        million, small = _million(folder, scaled(15, effort)), _small(folder, scaled(300, effort))
+        return [million, *small, *_together(folder, scaled(9, effort)), _on_a_slow_disk(folder, scaled(5, effort))]
 
 
 def quotes(rows: int, symbols: int, seed: int = 0) -> pa.Table:
@@ -186,6 +190,18 @@ def _together(folder: Path, rounds: int) -> list[Row]:
                         ratio.median >= 5, limit, peer_is="one writer, the same rows one after the other", ratio_is="many / one")
                 )  # fmt: skip
     return found
+
+
+def _on_a_slow_disk(folder: Path, rounds: int) -> Row:
+    """Return the same where each sync takes as long as on a disk without a cache of its own: what sharing syncs is for."""
+    parts = _parts()
+    with _own(folder / "slow") as cache, ExitStack() as slowly:
+        for name in ("write.sync", "write.sync_folder", "catalogue.sync"):
+            slowly.enter_context(failpoints.doing(name, lambda _name: time.sleep(SYNC_SECONDS)))
+        contenders = {"one": partial(_rate, cache, parts, 1), "many": partial(_rate, cache, parts, WRITERS)}
+        many, one, ratio = compared(interleaved(contenders, rounds, warm_up=1), "many", "one")
+    what = f"{WRITERS} writers, {1e3 * SYNC_SECONDS:g} ms more per sync"
+    return Row(what, "writes/s", many, one, ratio, peer_is="one writer, the same", ratio_is="many / one", limit="syncs")
 
 
 def _rate(cache: fletching.Cache, parts: list[pa.Table], writers: int) -> float:

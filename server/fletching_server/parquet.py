@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from fletching_schemas import Dataset
 
 ROW_GROUP_ROWS: Final = 32_768  # a point read decodes one of them; yet smaller ones make the footer long and gain little
-LASTING: Final = "zstd"
-PASSING: Final = "lz4"  # of the journal, somebody waits for it: a third faster, and larger until it is folded
+_SAMPLE: Final = 4096  # rows that tell whether a column repeats its values
 _CODES: Final = pa.dictionary(pa.int32(), pa.string())
 METADATA_KEY: Final = b"fletching"
 
@@ -29,11 +28,23 @@ _FORMAT: Final = pads.ParquetFileFormat(
 )
 
 
+class Packing(NamedTuple):
+    """How rows are packed: the codec, rows per group, and whether numbers that repeat are written as codes."""
+
+    compression: str
+    group_rows: int
+    codes: bool
+
+
+LASTING: Final = Packing("zstd", ROW_GROUP_ROWS, codes=False)
+PASSING: Final = Packing("lz4", 4 * ROW_GROUP_ROWS, codes=True)  # the journal's: somebody waits for it
+
+
 def encode(
     dataset: Dataset,
     table: pa.Table,
     facts: dict[str, Any],
-    compression: str = LASTING,
+    packing: Packing = LASTING,
     runs: tuple[Sequence[str], np.ndarray[Any, Any]] | None = None,
 ) -> pa.Buffer:
     """Return *table* (sorted, in the dataset's schema) as a Parquet file that tells *facts* about itself in its footer.
@@ -41,10 +52,28 @@ def encode(
     *runs* are its symbols and the row at which each begins, with the row count at the end, where the caller knows them.
     """
     sink = pa.BufferOutputStream()
-    with ParquetFile(dataset, sink, compression, coded=runs is not None) as file:
+    with ParquetFile(
+        dataset, sink, packing, coded=runs is not None, repeating=_repeating(table) if packing.codes else ()
+    ) as file:
         file.add(table if runs is None else _coded(dataset, table, *runs))
         file.tell(facts)
     return sink.getvalue()
+
+
+def _repeating(table: pa.Table) -> list[str]:
+    """Return the columns of numbers of which few differ, such as prices in cents: as codes they are half as long."""
+    step = len(table) // _SAMPLE
+    if not step:
+        return []
+    plain = [
+        name for name in table.column_names if _is_number(table.schema.field(name).type) and not table.column(name).null_count
+    ]
+    samples = {name: table.column(name).to_numpy()[::step] for name in plain}
+    return [name for name, sample in samples.items() if 2 * len(np.unique(sample)) <= len(sample)]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _coded(dataset: Dataset, table: pa.Table, symbols: Sequence[str], offsets: np.ndarray[Any, Any]) -> pa.Table:
@@ -58,9 +87,11 @@ def _coded(dataset: Dataset, table: pa.Table, symbols: Sequence[str], offsets: n
 class ParquetFile:
     """A file on its way to *sink*: rows of *dataset* are added in order, and facts are told at the end."""
 
-    def __init__(self, dataset: Dataset, sink: Any, compression: str = LASTING, *, coded: bool = False) -> None:
-        """Write to *sink*; with *coded* the symbols come as a dictionary."""
-        self._schema = _plain_schema(dataset.schema)
+    def __init__(
+        self, dataset: Dataset, sink: Any, packing: Packing = LASTING, *, coded: bool = False, repeating: Sequence[str] = ()
+    ) -> None:
+        """Write to *sink*; with *coded* the symbols come as a dictionary, *repeating* columns are written as codes as text is."""
+        self._schema, self._group_rows = _plain_schema(dataset.schema), packing.group_rows
         if coded:
             place = self._schema.get_field_index(dataset.symbol)
             self._schema = self._schema.set(place, self._schema.field(place).with_type(_CODES))
@@ -68,8 +99,8 @@ class ParquetFile:
         self._writer = pq.ParquetWriter(
             sink,
             self._schema,
-            compression=compression,
-            use_dictionary=[item.name for item in self._schema if item.type in {pa.string(), _CODES}],
+            compression=packing.compression,
+            use_dictionary=[*repeating, *(item.name for item in self._schema if item.type in {pa.string(), _CODES})],
             write_page_checksum=True,
             write_page_index=True,
             store_schema=False,  # a foreign reader must not need Arrow's types
@@ -79,16 +110,16 @@ class ParquetFile:
     def add(self, table: pa.Table) -> None:
         """Append the rows of *table*, which is in the dataset's schema."""
         rows = pa.concat_tables([*self._rest, table.cast(self._schema)])
-        whole = len(rows) - len(rows) % ROW_GROUP_ROWS
+        whole = len(rows) - len(rows) % self._group_rows
         if whole:
-            self._writer.write_table(rows.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
+            self._writer.write_table(rows.slice(0, whole), row_group_size=self._group_rows)
         self._rest = [rows.slice(whole)]
 
     def tell(self, facts: dict[str, Any]) -> None:
         """Write what is left, and *facts* into the footer; nothing is added after that."""
         rest = pa.concat_tables(self._rest) if self._rest else self._schema.empty_table()
         if len(rest):
-            self._writer.write_table(rest, row_group_size=ROW_GROUP_ROWS)
+            self._writer.write_table(rest, row_group_size=self._group_rows)
         # Said here, because without store_schema the metadata of the table is not written.
         self._writer.add_key_value_metadata({**(self._schema.metadata or {}), METADATA_KEY: json.dumps(facts).encode()})
 

@@ -205,8 +205,8 @@ class Store:
         placed = {"kind": kind, "period": period, "bucket": bucket, "first_day": first, "last_day": last, "through": through}
         told = {"asked": asked and [*cells, *asked.symbols], **(tells or {})}
         facts = footer_facts(dataset, file_id, **placed, **told)
-        compression = parquet.PASSING if kind == "segment" else parquet.LASTING
-        data = parquet.encode(dataset, image.table, facts, compression, (image.symbols, image.offsets))
+        packing = parquet.PASSING if kind == "segment" else parquet.LASTING
+        data = parquet.encode(dataset, image.table, facts, packing, (image.symbols, image.offsets))
         folder = "journal" if kind == "segment" else f"data/{dataset.name}/{period}"
         relative = f"{folder}/{dataset.name}-{period + '-' if period else ''}{bucket}-{file_id}.parquet"
         found = disk.publish(self.root / relative, data, sync=sync, purpose=purpose or _purpose(kind, sync=sync))

@@ -29,7 +29,7 @@ WINDOW = Window(day_number(DAYS[2]), day_number(DAYS[5]))
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 64)  # so that symbols lie across their borders
+    monkeypatch.setattr(parquet, "LASTING", parquet.LASTING._replace(group_rows=64))  # so that symbols lie across their borders
     opened = Store(tmp_path / "store")
     opened.commit(Define(DAILY, "vendor"))
     yield opened
