@@ -22,8 +22,6 @@ from fletching_server.volume import volume_of
 
 DAYS: Final = weekdays(date(2026, 11, 2), date(2026, 11, 20))
 
-# Nothing persists for these yet: who adds it takes the name from here, and adds the step to the scenario.
-AWAITED: Final[tuple[str, ...]] = ()
 
 Rows = dict[str, int]  # "id day" to x, so that it is JSON
 Tables = dict[str, Rows]
