@@ -23,17 +23,18 @@ from fletching_server.image import Image, build_image, session_days
 _BAR: Final = ("open", "high", "low", "close")
 
 
-def conform(table: pa.Table, schema: pa.Schema, fault: type[Error], what: str) -> pa.Table:
+def conform(table: pa.Table, schema: pa.Schema, fault: type[Error], what: str, *, parse: bool = True) -> pa.Table:
     """Return *table* with exactly the columns and types of *schema*; raise *fault* naming column, row and value.
 
-    Nullable columns that are absent become null. Strings may come in any Arrow form, instants must have a time zone.
+    Nullable columns that are absent become null. Strings may come in any Arrow form, instants must have a time zone. With
+    *parse* numbers and dates may come as text.
     """
     if unknown := [name for name in table.column_names if name not in schema.names]:
         raise fault(f"{what}: unexpected column {', '.join(unknown)}; the columns are {', '.join(schema.names)}")
-    return pa.Table.from_arrays([_column(table, item, fault, what) for item in schema], schema=schema)
+    return pa.Table.from_arrays([_column(table, item, fault, what, parse) for item in schema], schema=schema)
 
 
-def _column(table: pa.Table, item: pa.Field, fault: type[Error], what: str) -> pa.ChunkedArray:
+def _column(table: pa.Table, item: pa.Field, fault: type[Error], what: str, parse: bool) -> pa.ChunkedArray:
     if item.name not in table.column_names:
         if not item.nullable:
             raise fault(f"{what}: column {item.name} is missing; it may not be null")
@@ -42,6 +43,8 @@ def _column(table: pa.Table, item: pa.Field, fault: type[Error], what: str) -> p
     if pa.types.is_timestamp(item.type) and item.type.tz and pa.types.is_timestamp(column.type) and not column.type.tz:
         raise fault(f"{what}: {item.name} has no time zone; attach one before returning it (stored instants are UTC)")
     try:
+        if not parse and _is_text(column.type) and not _is_text(item.type) and len(column):
+            raise pa.ArrowInvalid(f"text where a {item.type} belongs")
         cast = _cast(column, item.type)
     except pa.ArrowException as error:
         row = _first_failing(column, item.type)
@@ -63,9 +66,20 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if not _may_become(column.type, kind):
         raise pa.ArrowInvalid(f"a {column.type} where a {kind} belongs")
     cast = column.cast(kind)
+    if pa.types.is_floating(kind) and pa.types.is_floating(column.type) and not _same_numbers(column, cast):
+        raise pa.ArrowInvalid(f"a {column.type} of more digits than a {kind} has")
     if pa.types.is_timestamp(column.type) and pa.types.is_date(kind) and cast.cast(column.type) != column:
         raise pa.ArrowInvalid("a time of day where a date belongs")
     return cast
+
+
+def _same_numbers(column: pa.ChunkedArray, cast: pa.ChunkedArray) -> bool:
+    """Return whether all values came through: Arrow narrows numbers with fractions in silence."""
+    if cast.type.bit_width >= column.type.bit_width:
+        return True
+    same = pc.fill_null(pc.equal(cast.cast(column.type), column), fill_value=True)
+    nothing = pc.fill_null(pc.is_nan(column), fill_value=True)  # which is told by itself
+    return bool(pc.all(pc.or_(same, nothing), min_count=0).as_py())
 
 
 def _may_become(given: pa.DataType, kind: pa.DataType) -> bool:

@@ -32,7 +32,7 @@ from fletching_server.store import DamagedFile, Store
 
 _TRIES: Final = 20  # a commit that lost a race against another one is prepared again
 
-_LARGE_BYTES: Final = 4 << 20
+_LARGE_BYTES: Final = 32 << 20
 _GROUP_BYTES: Final = 64 << 20  # so much at most shares a file
 
 # What does not come back from Parquet, DuckDB or Polars as it was.
@@ -79,7 +79,7 @@ class Writes:
         """
         check_types(rows)
         self._check_writable(request.table, self._store.catalogue.state(request.table))
-        rows = rows.combine_chunks()
+        rows = _decoded(rows).combine_chunks()
         entry = _Entry(request, _in_utc(rows), fingerprint(rows, request.table, request.mode))
         with self._lock:
             line = self._lines.setdefault(request.table, GroupCommit(self._settle, _together))
@@ -251,7 +251,7 @@ def _repeat(entry: _Entry, held: Written) -> None:
 def _prepared(request: WriteRequest, dataset: Dataset, rows: pa.Table) -> Image:
     """Return *rows* as they are stored: in the table's columns, in order, each key once; ``InvalidRequest`` else."""
     what = f"write to {dataset.name}"
-    table = conform(rows, dataset.schema, InvalidRequest, what)
+    table = conform(rows, dataset.schema, InvalidRequest, what, parse=False)
     ordered = strictly_ascends(key_frame(table, dataset.sort_keys))
     if not ordered:
         frame = pl.DataFrame(pl.from_arrow(table))
@@ -261,9 +261,21 @@ def _prepared(request: WriteRequest, dataset: Dataset, rows: pa.Table) -> Image:
         table = frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(dataset.schema)
         check_unique(dataset, table, InvalidRequest, what)
     try:
-        return build_image(dataset, table, checked=ordered and dataset.session == dataset.time)
+        image = build_image(dataset, table, checked=ordered and dataset.session == dataset.time)
     except ValueError as error:
         raise InvalidRequest(f"{what}: {error}; {dataset.session} must not go back while {dataset.time} goes on") from error
+    if image.symbols[:1] == ("",):
+        raise InvalidRequest(f"{what}: {dataset.symbol} is empty in some rows; every row belongs to a symbol")
+    return image
+
+
+def _decoded(rows: pa.Table) -> pa.Table:
+    """Return *rows* with categories as what they stand for: Arrow itself does not decode those that Polars makes."""
+    for place, item in enumerate(rows.schema):
+        if pa.types.is_dictionary(item.type) and item.type.value_type == pa.string_view():
+            chunks = [chunk.dictionary.cast(pa.large_string()).take(chunk.indices) for chunk in rows.column(place).chunks]
+            rows = rows.set_column(place, item.with_type(pa.large_string()), pa.chunked_array(chunks, pa.large_string()))
+    return rows
 
 
 def _in_utc(rows: pa.Table) -> pa.Table:

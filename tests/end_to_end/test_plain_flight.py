@@ -145,6 +145,7 @@ def test_every_action_works_without_our_client(client: fl.FlightClient, rig: Rig
         Action.COVERAGE: of_table,
         Action.EXPLAIN: of_table,
         Action.COMPACT: of_table,
+        Action.RETENTION: of_table,
         Action.INVALIDATE: b'{"dataset":"trades"}',
         Action.PROVENANCE: b'{"dataset":"trades"}',
         Action.RESTATEMENTS: b'{"dataset":"trades"}',

@@ -355,13 +355,13 @@ def test_a_read_larger_than_the_quota_ends(open_store: Opener, by_day: TableSour
     engine = still(open_store(by_day, disk=1))
     commit = engine.store.commit
 
-    def commit_and_settle(change: Any, **more: Any) -> int:
-        seq = commit(change, **more)
+    def commit_and_settle(change: Any, *given: Any, **more: Any) -> int:
+        seq = commit(change, *given, **more)
         if isinstance(change, Fill):
             engine.quota.settle()
         return seq
 
-    engine.store.commit = commit_and_settle  # type: ignore[method-assign,assignment]
+    engine.store.commit = commit_and_settle  # type: ignore[method-assign]
     want = expected(by_day.dataset, by_day.rows, SYMBOLS, FIRST, LAST)
     for _ in range(2):
         assert read(engine, symbols=SYMBOLS, start=FIRST, end=LAST).equals(want)

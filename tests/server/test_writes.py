@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -325,6 +326,48 @@ def test_appends_of_different_keys_all_come_in(mine: Engine) -> None:
     outcomes = in_threads(6, lambda number: write(mine, "mine", [row(f"n{number}", D1, number)], mode="append"))
     assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == []
     assert len(contents(mine)) == 9
+
+
+@pytest.mark.parametrize(
+    ("column", "complaint"),
+    [
+        (pa.array([0.1], pa.float64()), r"y\[0\] = 0\.1 is not float: a double of more digits"),
+        (pa.array([1e300], pa.float64()), r"y\[0\] = 1e\+300 is not float"),
+        (pa.array(["0.5"]), r"y\[0\] = 0\.5 is not float: text where a float belongs"),
+    ],
+    ids=["digits", "range", "text"],
+)
+def test_a_number_is_never_narrowed_and_text_is_never_read_as_one(engine: Engine, column: pa.Array, complaint: str) -> None:
+    write(engine, "mine", pa.table({"id": ["a"], "day": [D1], "y": pa.array([0.5], pa.float32())}), keys=KEYS)
+    rows = pa.table({"id": ["b"], "day": [D1], "y": column})
+    with pytest.raises(InvalidRequest, match=complaint):
+        write(engine, "mine", rows)
+    exact = pa.table(
+        {
+            "id": ["b"],
+            "day": [D1],
+            "y": pa.array(
+                [
+                    0.25,
+                ],
+                pa.float64(),
+            ),
+        }
+    )
+    write(engine, "mine", exact)
+    assert read(engine, "mine")["y"].to_pylist() == [0.5, 0.25]
+
+
+def test_a_symbol_may_not_be_empty(engine: Engine) -> None:
+    with pytest.raises(InvalidRequest, match="id is empty in some rows"):
+        write(engine, "mine", [row("", D1, 1), row("a", D1, 1)], keys=KEYS)
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["a", "b"])], ids=str)
+def test_categories_are_written_as_what_they_stand_for(engine: Engine, kind: Any) -> None:
+    frame = pl.DataFrame({"id": pl.Series(["b", "a"], dtype=kind), "day": [D1, D1], "x": [1, 2]})
+    write(engine, "mine", frame.to_arrow(compat_level=pl.CompatLevel.newest()), keys=KEYS)
+    assert contents(engine) == [("a", D1, 2), ("b", D1, 1)]
 
 
 def test_of_many_first_writes_one_makes_the_table_and_the_others_go_into_it(engine: Engine) -> None:

@@ -78,7 +78,7 @@ def import_files(
         Reductions(nbbo, resample, every),
         _bytes(memory),
     )
-    with _planned(request, url, store) as (plan, run):
+    with _planned(request, url, store, dry_run=dry_run) as (plan, run):
         if write_mapping is not None:
             write_mapping.write_text(importing.to_toml(plan.mapping), "utf8")
             console.print(
@@ -111,7 +111,7 @@ def _bytes(text: str) -> int:
 
 
 @contextmanager
-def _planned(request: ImportRequest, url: str | None, store: Path | None) -> Iterator[tuple[ImportPlan, Run]]:
+def _planned(request: ImportRequest, url: str | None, store: Path | None, *, dry_run: bool) -> Iterator[tuple[ImportPlan, Run]]:
     """Yield what will be done, and what does it: in this process, or through a server."""
     if store is not None and url is not None:
         raise InvalidRequest("give --url or --store, not both")
@@ -125,6 +125,9 @@ def _planned(request: ImportRequest, url: str | None, store: Path | None) -> Ite
                 ),
             )
         return
+    if dry_run and not store.exists():  # there is no table to fit, and nothing is to be made
+        yield importing.make_plan(request, None, importing.workers()), _nothing
+        return
     try:
         opened = open_engine(store)
     except StoreInUse as error:
@@ -132,6 +135,10 @@ def _planned(request: ImportRequest, url: str | None, store: Path | None) -> Ite
     with opened as engine:
         plan = importing.plan_import(engine, request)
         yield plan, lambda show: importing.run_import(engine, plan, memory_bytes=request.memory_bytes, show=show)
+
+
+def _nothing(_show: object) -> ImportReport:
+    raise RuntimeError("a dry run imports nothing")
 
 
 def _existing(cache: Cache, name: str) -> Dataset | None:

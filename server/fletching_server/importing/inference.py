@@ -74,6 +74,7 @@ class Sample:
     delimiter: str = ","
     pattern: str | None = None
     symbol: str | None = None
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ class _Time:
 
 def infer(name: str, sample: Sample, asked: Asked, existing: Dataset | None = None) -> ImportMapping:
     """Return the mapping of the sampled columns to the table *name*; ``InvalidRequest`` says what only a person can tell."""
-    absent = _absent(sample.frame)
+    if sample.is_text:
+        _check_header(name, sample.frame.columns)
+    absent = _absent(sample)
     sample = replace(sample, frame=sample.frame.with_columns(map(_without_bad, sample.frame)))
     if existing is None and name not in CANONICAL_NAMES:
         values = _of_columns(name, sample, asked)
@@ -109,6 +112,16 @@ def infer(name: str, sample: Sample, asked: Asked, existing: Dataset | None = No
     chosen = {"period": asked.partition, "buckets": asked.buckets}
     values |= {key: value for key, value in chosen.items() if value is not None}
     return validated(ImportMapping, {"name": name, **values}, f"the inferred mapping of {name}")
+
+
+def _check_header(name: str, columns: Sequence[str]) -> None:
+    """Refuse a first line that is a row: a table whose columns are called like its values has lost one."""
+    values = [column for column in columns if re.fullmatch(r"[-+]?[\d.,:/TZ -]*\d[\d.,:/TZ -]*", column)]
+    if values:
+        raise InvalidRequest(
+            f"{name}: the first line does not look like names of columns ({', '.join(columns)[:80]}): where there is no header, "
+            "name the columns in a mapping (header = false, columns = [...])"
+        )
 
 
 def _without_bad(values: pl.Series) -> pl.Series:
@@ -125,10 +138,13 @@ def _are_numbers(values: pl.Series) -> bool:
     return len(rest) > 0 and _most(rest.cast(pl.Float64, strict=False))
 
 
-def _absent(frame: pl.DataFrame) -> list[str]:
+def _absent(sample: Sample) -> list[str]:
     """Return the words that stand for nothing among numbers."""
-    texts = [column for column in frame if column.dtype == pl.String and _are_numbers(column)]
-    return [word for word in _ABSENT if any((column == word).any() for column in texts)]
+    texts = [column for column in sample.frame if column.dtype == pl.String and _are_numbers(column)]
+    found = {word for word in _ABSENT if any((column == word).any() for column in texts)}
+    if sample.is_text and any(column.is_nan().any() for column in sample.frame if column.dtype.is_float()):
+        found |= {"NaN", "nan"}  # which a reader of numbers takes for one
+    return [word for word in _ABSENT if word in found]
 
 
 def _plain(name: str) -> str:

@@ -46,7 +46,7 @@ def sampled(source: Input, mapping: ImportMapping | None) -> Sample:
         raise InvalidRequest(f"cannot read {source.origin}: {str(error).splitlines()[0]}") from error
     table = table.rename_columns([name.strip() for name in table.column_names])
     check_names(source, table.column_names)
-    return Sample(Raw.of_table(table).frame, delimiter)
+    return Sample(Raw.of_table(table).frame, delimiter, is_text=True)
 
 
 def _parsing(delimiter: str, block: bytes) -> pa_csv.ParseOptions:

@@ -215,3 +215,16 @@ def test_a_mapping_says_units_zones_constants_and_names_from_the_path(tmp_path: 
         ("AAPL.US", "2026-03-02 14:30:00.250000+00:00", 1, 167.75, "Q"),
     ]
     assert {row["trading_date"] for row in rows} == {date(2026, 3, 2)}
+
+
+def test_a_first_line_of_values_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("AAA,2024-01-02,1\nBBB,2024-01-02,2\n")
+    with pytest.raises(InvalidRequest, match="the first line does not look like names of columns"):
+        plan(tmp_path / "a.csv")
+
+
+def test_nan_in_text_is_nothing_whatever_else_the_column_holds(tmp_path: Path) -> None:
+    for number, words in enumerate((("NaN", "5"), ("nan", "5.5"), ("NaN", "NaN"))):
+        rows = "".join(f"A,2024-01-0{place + 2},{word}\n" for place, word in enumerate(words))
+        (tmp_path / f"{number}.csv").write_text("symbol,day,price\n" + rows)
+        assert "nan" in {word.lower() for word in plan(tmp_path / f"{number}.csv").mapping.nulls}
