@@ -261,12 +261,9 @@ def _prepared(request: WriteRequest, dataset: Dataset, rows: pa.Table) -> Image:
         table = frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(dataset.schema)
         check_unique(dataset, table, InvalidRequest, what)
     try:
-        image = build_image(dataset, table, checked=ordered and dataset.session == dataset.time)
+        return build_image(dataset, table, checked=ordered and dataset.session == dataset.time)
     except ValueError as error:
         raise InvalidRequest(f"{what}: {error}; {dataset.session} must not go back while {dataset.time} goes on") from error
-    if image.symbols[:1] == ("",):
-        raise InvalidRequest(f"{what}: {dataset.symbol} is empty in some rows; every row belongs to a symbol")
-    return image
 
 
 def _decoded(rows: pa.Table) -> pa.Table:

@@ -358,11 +358,6 @@ def test_a_number_is_never_narrowed_and_text_is_never_read_as_one(engine: Engine
     assert read(engine, "mine")["y"].to_pylist() == [0.5, 0.25]
 
 
-def test_a_symbol_may_not_be_empty(engine: Engine) -> None:
-    with pytest.raises(InvalidRequest, match="id is empty in some rows"):
-        write(engine, "mine", [row("", D1, 1), row("a", D1, 1)], keys=KEYS)
-
-
 @pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["a", "b"])], ids=str)
 def test_categories_are_written_as_what_they_stand_for(engine: Engine, kind: Any) -> None:
     frame = pl.DataFrame({"id": pl.Series(["b", "a"], dtype=kind), "day": [D1, D1], "x": [1, 2]})

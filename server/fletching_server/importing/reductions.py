@@ -119,7 +119,8 @@ class Reducer:
         if asked.resample:
             interval = frame[self.dataset.time].to_physical().to_numpy() // asked.interval
             rows = np.flatnonzero(keep)
-            is_last = np.append((np.diff(session[rows]) != 0) | (np.diff(interval[rows]) != 0), [True] * bool(len(rows)))
+            changes = (np.diff(session[rows]) != 0) | (np.diff(interval[rows]) != 0)
+            is_last = np.append(changes, np.ones(min(len(rows), 1), dtype=bool))
             keep[rows[~is_last]] = False
         return keep
 

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.server.importing.quotes import held, quotes, write_csv
 
@@ -85,6 +85,7 @@ def _every(rows: Rows, asked: Reductions) -> Rows:
 
 
 @settings(deadline=None)
+@example([("A", 0, 1, 1), ("A", 4, 1, 1)], Reductions(nbbo=True, resample="1s"), 1, 1)  # a group of which nothing is left
 @given(ROWS, REDUCTIONS, st.integers(1, 80), st.integers(1, 100))
 def test_what_is_left_is_what_a_plain_loop_leaves(
     given_rows: list[tuple[str, int, int, int]], asked: Reductions, chunk_rows: int, group_rows: int
