@@ -52,6 +52,7 @@ from fletching_server.store import Store
 from fletching_server.upkeep import Retain
 from fletching_server.uses import Uses
 from fletching_server.verify import problems_of
+from fletching_server.warming import Warming
 from fletching_server.writes import Writes
 
 log = structlog.get_logger(__name__)
@@ -118,6 +119,7 @@ class Engine:
         opened.callback(self._calls.close)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
+        self._warming = Warming(store, hot, cold, self._reads, desk, calendars, clock, stats, settings)
         self._filtered = FilteredReads(store, self._reads, self._adjusted, desk, calendars, clock, stats)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
@@ -218,6 +220,7 @@ class Engine:
             Action.STATS: _bare(self._figures),
             Action.HEALTH: _bare(lambda: self._inspection.health() | {"planes": self.planes} | self._troubles()),
             Action.EVICT: self._evict,
+            Action.WARM: self._warming.wish,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
             Action.DELETE: lambda body: self._delete(_named(body)),
             Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain, islice
-from typing import Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 
@@ -55,6 +55,8 @@ _PREPARED: Final = 4096  # plans kept; each is a few hundred bytes
 _DOWN: Final = (SourceUnavailable, SourceTimeout)  # the upstream is at fault, and not what it said
 
 Held = tuple[StoredFile, Run | None]
+T = TypeVar("T")
+Ending = Callable[[Plan, DatasetState, ExitStack], T]  # what is done with a plan without gaps, while its files stay
 
 
 @dataclass
@@ -66,6 +68,8 @@ class _Reading:
     progress: Progress
     principal: str = ""
     part: PartRequest | None = None
+    early: bool = False  # nobody asked yet: it is expected
+    fetched_rows: int = 0
     filled: Gaps = field(default_factory=dict)
     failed: dict[str, Error] = field(default_factory=dict)
     stale: dict[str, Error] = field(default_factory=dict)
@@ -78,6 +82,16 @@ class _Reading:
         """
         gaps = unknown(plan.gaps, state, plan.calendar) if self.filled else plan.gaps
         return {symbol: runs for symbol, runs in gaps.items() if symbol not in self.failed} if self.failed else gaps
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What it took to have the cells of a read on disk, and which symbols could not be fetched."""
+
+    upstream_calls: int
+    joined_calls: int
+    rows: int
+    failed: Mapping[str, Error]
 
 
 class Reads:
@@ -112,13 +126,29 @@ class Reads:
         with self.progress.following(request.progress_id) as progress:
             info = ReadInfo(request.dataset, plane)
             reading = _Reading(info, self._clock.monotonic(), progress, principal, part)
-            try:
-                return self._read(request, reading)
-            finally:
-                if reading.awaited is not None:
-                    reading.awaited()
+            return self._read(request, reading, lambda plan, state, held: self._answer(request, plan, state, reading, held))
 
-    def _read(self, request: ReadRequest, reading: _Reading) -> Answer:
+    def prepare(self, request: ReadRequest, load: Callable[[Plan], None]) -> Prepared:
+        """Return what it took to close the gaps of *request* before anybody asked, in calls that people go before.
+
+        *load* sees the plan while its files stay on disk; where it meets a damaged one that is mended, and it sees another
+        plan. Symbols that could not be fetched are told, and raised only where none of them could.
+        """
+        with self.progress.following(request.progress_id) as progress:
+            request = replace(request, info=True)
+            reading = _Reading(ReadInfo(request.dataset), self._clock.monotonic(), progress, early=True)
+            self._read(request, reading, lambda plan, _state, _held: load(plan))
+            told = reading.info
+            return Prepared(told.upstream_calls, told.joined_calls, reading.fetched_rows, reading.failed | reading.stale)
+
+    def _read(self, request: ReadRequest, reading: _Reading, ending: Ending[T]) -> T:
+        try:
+            return self._ended(request, reading, ending)
+        finally:
+            if reading.awaited is not None:
+                reading.awaited()
+
+    def _ended(self, request: ReadRequest, reading: _Reading, ending: Ending[T]) -> T:
         now = self._clock.now()  # one instant for all tries, or fresh rows would be too old
         for _ in range(_TRIES):
             try:
@@ -132,7 +162,7 @@ class Reads:
                         self._close_gaps(request, plan, gaps, state, reading)
                         continue  # the picture has changed: look again
                     self._judge(request, plan, state, reading)
-                    return self._answer(request, plan, state, reading, held)
+                    return ending(plan, state, held)
             except DamagedFile as damage:
                 self._repairs.mend(damage)
         raise CorruptFile(f"{request.dataset}: files keep failing their checksums; check the disk and run `fletching verify`")
@@ -145,12 +175,12 @@ class Reads:
         for symbol, error in list(reading.failed.items()):
             if symbol not in lost and isinstance(error, _DOWN) and request.max_age is None:
                 reading.stale[symbol] = reading.failed.pop(symbol)
-        self._stats.add(stale_reads=bool(reading.stale))
+        self._stats.add(stale_reads=bool(reading.stale) and not reading.early)
         if not reading.failed:
             return
         if not request.info or len(reading.failed) == len(plan.symbols):
             raise _failure(request, plan, reading.failed)
-        self._stats.add(partial_reads=1)
+        self._stats.add(partial_reads=not reading.early)
 
     def explain(self, request: ReadRequest) -> tuple[Plan, list[tuple[StoredFile, Tier]]]:
         """Return what a read would do now: its plan, and each file with the tier it would come from."""
@@ -258,7 +288,8 @@ class Reads:
                 "start with that source, or read with on_miss='cached'"
             )
         reading.awaited = reading.awaited or self._uses.awaiting(state)
-        outcome = self._fills.close_gaps(state, gaps, plan.horizon, reading.progress, reading.principal)
+        outcome = self._fills.close_gaps(state, gaps, plan.horizon, reading.progress, reading.principal, early=reading.early)
+        reading.fetched_rows += outcome.rows
         reading.info.upstream_calls += outcome.calls
         reading.info.joined_calls += outcome.joined
         reading.failed |= outcome.failed
