@@ -321,10 +321,11 @@ class Reads:
         """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
         tier: Tier = "hot"
         self._uses.note(file)
-        lease = self._hot.lease(file.key)
-        if lease is None and self._hot.wants_whole(file.key, file.memory_bytes, file.share_of(plan.symbols)):
+        item = self._hot.item(file)
+        lease = self._hot.lease(item)
+        if lease is None and self._hot.wants_whole(item, file.share_of(plan.symbols)):
             tier = "cold"
-            lease = self._hot.load(file.key, file.memory_bytes, lambda: self._cold.whole(plan.dataset, file))
+            lease = self._hot.load(item, lambda: self._cold.whole(plan.dataset, file))
         if lease is None:
             return file, None
         held.callback(lease.release)

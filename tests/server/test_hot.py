@@ -10,7 +10,7 @@ from tests.conftest import Background, in_threads
 
 from fletching_server.hot import HotTier, Lease
 from fletching_server.image import Image
-from fletching_server.policy import LruPolicy
+from fletching_server.policy import Item, LruPolicy
 
 
 def image(size: int) -> Image:
@@ -19,13 +19,17 @@ def image(size: int) -> Image:
     return Image(pa.table({}), (), nothing, nothing, nothing, size, {}, (0, -1))
 
 
+def item(key: str, size: int = 10, refill_seconds: float = 0.1) -> Item:
+    return Item(key, key, size, refill_seconds)
+
+
 @pytest.fixture
 def tier() -> HotTier:
     return HotTier(100, LruPolicy())
 
 
 def load(tier: HotTier, key: str, size: int) -> Lease | None:
-    return tier.load(key, size, lambda: image(size))
+    return tier.load(item(key, size), lambda: image(size))
 
 
 def held(tier: HotTier) -> set[str]:
@@ -40,7 +44,7 @@ def test_a_key_is_read_once_and_leased_from_memory_from_then_on(tier: HotTier) -
         return image(10)
 
     for _ in range(3):
-        lease = tier.load("a", 10, read)
+        lease = tier.load(item("a", 10), read)
         assert lease is not None
         lease.release()
     assert reads == ["a"]
@@ -50,10 +54,10 @@ def test_a_key_is_read_once_and_leased_from_memory_from_then_on(tier: HotTier) -
 
 def test_what_was_used_longest_ago_leaves_first(tier: HotTier) -> None:
     for key in "abc":
-        tier.offer(key, image(30))
-    with tier.lease("a") or pytest.fail("a left"):
+        tier.offer(item(key, 30), image(30))
+    with tier.lease(item("a")) or pytest.fail("a left"):
         pass
-    tier.offer("d", image(30))
+    tier.offer(item("d", 30), image(30))
     assert held(tier) == {"a", "c", "d"}
     assert tier.facts()["hot_evictions"] == 1
 
@@ -62,7 +66,7 @@ def test_leased_bytes_stay_whatever_comes(tier: HotTier) -> None:
     lease = load(tier, "a", 60)
     assert lease is not None
     assert load(tier, "b", 60) is None
-    tier.offer("c", image(60))
+    tier.offer(item("c", 60), image(60))
     assert held(tier) == {"a"}
     lease.release()
     assert load(tier, "b", 60) is not None
@@ -100,10 +104,10 @@ def test_a_key_that_is_read_again_while_it_waits_to_leave_is_counted_once(tier: 
 
 def test_a_key_that_is_offered_while_it_is_read_is_counted_once(tier: HotTier) -> None:
     def read() -> Image:
-        tier.offer("a", image(40))
+        tier.offer(item("a", 40), image(40))
         return image(40)
 
-    lease = tier.load("a", 40, read)
+    lease = tier.load(item("a", 40), read)
     assert lease is not None
     assert tier.facts()["hot_bytes"] == 40
     assert tier.check() == []
@@ -112,21 +116,26 @@ def test_a_key_that_is_offered_while_it_is_read_is_counted_once(tier: HotTier) -
 
 
 def test_a_key_is_offered_once(tier: HotTier) -> None:
-    tier.offer("a", image(40))
-    tier.offer("a", image(40))
+    tier.offer(item("a", 40), image(40))
+    tier.offer(item("a", 40), image(40))
     assert tier.facts()["hot_bytes"] == 40
 
 
 def test_what_exceeds_the_whole_budget_is_not_held_and_throws_nothing_out(tier: HotTier) -> None:
-    tier.offer("a", image(40))
-    tier.offer("b", image(101))
+    tier.offer(item("a", 40), image(40))
+    tier.offer(item("b", 101), image(101))
     assert load(tier, "c", 101) is None
-    assert not tier.wants_whole("c", 101, 1.0)
+    assert not tier.wants_whole(item("c", 101), 1.0)
     assert held(tier) == {"a"}
 
 
 def test_an_image_larger_than_was_promised_still_keeps_the_budget(tier: HotTier) -> None:
-    assert tier.load("a", 10, lambda: image(101)) is None
+    lease = tier.load(item("a", 10), lambda: image(101))
+    assert lease is not None  # it is passed on, as it was read already, and not held
+    assert lease.image.nbytes == 101
+    assert held(tier) == set()
+    assert tier.facts()["hot_leases"] == 0
+    lease.release()
     assert tier.facts()["hot_bytes"] == 0
     assert tier.facts()["hot_reserved_bytes"] == 0
 
@@ -137,7 +146,7 @@ def test_a_load_under_way_counts(tier: HotTier) -> None:
         assert load(tier, "b", 40) is None
         return image(70)
 
-    assert tier.load("a", 70, read) is not None
+    assert tier.load(item("a", 70), read) is not None
     assert tier.facts()["hot_reserved_bytes"] == 0
 
 
@@ -151,9 +160,9 @@ def test_all_who_want_a_key_at_once_share_one_read(tier: HotTier) -> None:
         assert release.wait(10)
         return image(10)
 
-    first = Background(lambda: tier.load("a", 10, read))
+    first = Background(lambda: tier.load(item("a", 10), read))
     assert reading.wait(10)
-    others = [Background(lambda: tier.load("a", 10, read)) for _ in range(4)]
+    others = [Background(lambda: tier.load(item("a", 10), read)) for _ in range(4)]
     release.set()
     leases = [call.result() for call in (first, *others)]
     assert len(reads) == 1
@@ -170,9 +179,9 @@ def test_all_who_wait_for_a_read_get_its_error_and_the_next_reads_again(tier: Ho
         assert release.wait(10)
         raise OSError("the disk is gone")
 
-    first = Background(lambda: tier.load("a", 10, fail))
+    first = Background(lambda: tier.load(item("a", 10), fail))
     assert reading.wait(10)
-    other = Background(lambda: tier.load("a", 10, fail))
+    other = Background(lambda: tier.load(item("a", 10), fail))
     release.set()
     for call in (first, other):
         with pytest.raises(OSError, match="the disk is gone"):
@@ -182,37 +191,37 @@ def test_all_who_wait_for_a_read_get_its_error_and_the_next_reads_again(tier: Ho
 
 
 def test_dropped_keys_are_forgotten(tier: HotTier) -> None:
-    tier.offer("a", image(10))
-    tier.offer("b", image(10))
+    tier.offer(item("a", 10), image(10))
+    tier.offer(item("b", 10), image(10))
     tier.drop({"a", "unheard of"})
     assert held(tier) == {"b"}
 
 
 def test_evicting_some_keys_leaves_the_others(tier: HotTier) -> None:
     for key in "abc":
-        tier.offer(key, image(10))
+        tier.offer(item(key, 10), image(10))
     assert tier.evict({"a", "x"}) == 10
     assert held(tier) == {"b", "c"}
 
 
 def test_a_lease_is_a_context_that_ends(tier: HotTier) -> None:
-    tier.offer("a", image(10))
-    lease = tier.lease("a")
+    tier.offer(item("a", 10), image(10))
+    lease = tier.lease(item("a"))
     assert lease is not None
     with lease:
         assert tier.facts()["hot_leased_bytes"] == 10
     assert tier.facts()["hot_leased_bytes"] == 0
-    assert tier.lease("b") is None
+    assert tier.lease(item("b")) is None
 
 
 def test_the_check_sees_books_that_do_not_add_up(tier: HotTier) -> None:
-    tier.offer("a", image(10))
-    tier._held += 5
-    assert tier.check() == ["hot tier counts 15 bytes and holds 10"]
-    tier._held -= 5
-    tier._reserved = 95
-    assert tier.check() == ["hot tier holds 10 + 95 of 100 bytes"]
-    tier._reserved = 0
+    tier.offer(item("a", 10), image(10))
+    tier._main.held += 5
+    assert tier.check() == ["hot tier, main: counts 15 bytes and holds 10"]
+    tier._main.held -= 5
+    tier._main.reserved = 95
+    assert tier.check() == ["hot tier, main: holds 10 + 95 of 100 bytes"]
+    tier._main.reserved = 0
 
 
 def test_the_budget_holds_at_every_moment_with_many_threads(tier: HotTier) -> None:
@@ -223,10 +232,10 @@ def test_the_budget_holds_at_every_moment_with_many_threads(tier: HotTier) -> No
             key, size = "abcdefgh"[(number * 5 + step * 3) % 8], 15 + (number + step) % 40
             verb = (number + step) % 5
             if verb == 0:
-                tier.offer(key, image(size))
+                tier.offer(item(key, size), image(size))
             elif verb == 1:
                 tier.evict({key})
-            elif lease := (tier.lease(key) if verb == 2 else load(tier, key, size)):
+            elif lease := (tier.lease(item(key)) if verb == 2 else load(tier, key, size)):
                 facts = tier.facts()
                 most.append(facts["hot_bytes"] + facts["hot_reserved_bytes"])
                 lease.release()
