@@ -106,6 +106,11 @@ class HotTier:
             return item.bytes <= self._main.max_bytes and self._policy.wants_whole(item, share)
 
     @property
+    def main_bytes(self) -> int:
+        """What may be held for being asked for again."""
+        return self._main.max_bytes
+
+    @property
     def ring_bytes(self) -> int:
         """What the ring may hold."""
         return self._ring.max_bytes
@@ -301,7 +306,7 @@ class HotTier:
     def check(self) -> list[str]:
         """Return what is wrong with the books: nothing, unless there is a bug."""
         with self._lock:
-            return list(problems(self._entries, {"main": self._main, "ring": self._ring}, self._descriptors))
+            return list(problems(self._entries, self._main, self._ring, self._descriptors))
 
     # What follows runs under the lock and does no I/O.
 
@@ -333,7 +338,7 @@ class HotTier:
         entry = Entry(item.lineage, image, image.nbytes, room, known=room is self._main, warmed=chance is not None)
         self._enter(item.key, entry)
         if entry.known:
-            self._policy.admit(self.other(item.key, entry.cost, item.lineage), chance)
+            self._admit(item, entry, chance)
         return self._lease(item.key, entry)
 
     def _enter(self, key: str, entry: Entry) -> None:
@@ -351,7 +356,11 @@ class HotTier:
         del self._ring.keys[item.key]
         self._main.keys[item.key] = None
         entry.room, entry.known = self._main, True
-        self._policy.admit(self.other(item.key, entry.cost, item.lineage), chance)
+        self._admit(item, entry, chance)
+
+    def _admit(self, item: Item, entry: Entry, chance: float | None) -> None:
+        self._policy.admit(item._replace(bytes=entry.cost), chance)
+        self._items.forget(item.key)  # it has the bytes that were promised in it
 
     def _make_room(self, room: Room, size: int, item: Item, chance: float | None = None) -> bool:
         """Evict until *size* bytes fit; False, with nothing evicted, where *item* is not worth it or too little can leave."""

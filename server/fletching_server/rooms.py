@@ -57,22 +57,22 @@ class Leased:
         return entry is None or entry.leases > 0
 
 
-def problems(entries: dict[str, Entry], rooms: dict[str, Room], descriptors: int) -> Iterator[str]:
+def problems(entries: dict[str, Entry], main: Room, ring: Room, descriptors: int) -> Iterator[str]:
     """Yield what is wrong with the books: nothing, unless there is a bug."""
-    for name, room in rooms.items():
+    for name, room in (("main room", main), ("ring", ring)):
         mine = {key: entry for key, entry in entries.items() if entry.room is room}
         owned = sum(entry.image.nbytes for entry in mine.values())
         if owned != room.held:
-            yield f"hot tier, {name}: counts {room.held} bytes and holds {owned}"
+            yield f"hot tier counts {room.held} bytes in its {name} and holds {owned}"
         if room.held + room.reserved > room.max_bytes:
-            yield f"hot tier, {name}: holds {room.held} + {room.reserved} of {room.max_bytes} bytes"
+            yield f"hot tier holds {room.held} + {room.reserved} of {room.max_bytes} bytes in its {name}"
         lent = sum(entry.cost for entry in mine.values() if entry.lent)
         if lent != room.lent:
-            yield f"hot tier, {name}: counts {room.lent} lent bytes and lends {lent}"
+            yield f"hot tier counts {room.lent} lent bytes in its {name} and lends {lent}"
         if mine.keys() != room.keys.keys():
-            yield f"hot tier, {name}: lists {len(room.keys)} entries and holds {len(mine)}"
-    if any(entry.known for entry in entries.values() if entry.room is rooms["ring"]):
-        yield "hot tier: the policy knows of an entry in the ring"
+            yield f"hot tier lists {len(room.keys)} entries in its {name} and holds {len(mine)}"
+    if any(entry.known for entry in entries.values() if entry.room is ring):
+        yield "hot tier has told the policy of an entry in its ring"
     held = sum(entry.image.sealed is not None for entry in entries.values())
     if held != descriptors:
         yield f"hot tier counts {descriptors} descriptors and holds {held}"

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from structlog.testing import capture_logs
 from tests.conftest import Background, in_threads
 
 from fletching_server.hot import HotTier, Lease
 from fletching_server.image import Image
 from fletching_server.policy import Item, LruPolicy
+from fletching_server.snapshot import StoredFile
+from fletching_server.testing import ManualClock
 
 
 def image(size: int) -> Image:
@@ -217,10 +222,10 @@ def test_a_lease_is_a_context_that_ends(tier: HotTier) -> None:
 def test_the_check_sees_books_that_do_not_add_up(tier: HotTier) -> None:
     tier.offer(item("a", 10), image(10))
     tier._main.held += 5
-    assert tier.check() == ["hot tier, main: counts 15 bytes and holds 10"]
+    assert tier.check() == ["hot tier counts 15 bytes in its main room and holds 10"]
     tier._main.held -= 5
     tier._main.reserved = 95
-    assert tier.check() == ["hot tier, main: holds 10 + 95 of 100 bytes"]
+    assert tier.check() == ["hot tier holds 10 + 95 of 100 bytes in its main room"]
     tier._main.reserved = 0
 
 
@@ -245,3 +250,142 @@ def test_the_budget_holds_at_every_moment_with_many_threads(tier: HotTier) -> No
     assert max(most) <= 100
     assert tier.facts()["hot_leases"] == 0
     assert tier.facts()["hot_reserved_bytes"] == 0
+
+
+# The policy's say
+
+
+class Weighing(LruPolicy):
+    """Prefers what takes longest to have again, per byte; a small stand-in for a policy that refuses."""
+
+    def beats(self, item: Item, victims: Sequence[str], chance: float | None = None) -> bool:
+        del chance
+        return item.refill_seconds > sum(self._held[key].refill_seconds for key in victims)
+
+
+def test_what_is_worth_less_than_all_it_would_displace_is_refused_before_it_is_read() -> None:
+    tier = HotTier(100, Weighing())
+    for key in "ab":
+        tier.offer(item(key, 50, 1.0), image(50))
+    assert tier.load(item("c", 60, 1.5), lambda: pytest.fail("was read")) is None
+    tier.offer(item("c", 60, 1.5), image(60))
+    assert held(tier) == {"a", "b"}
+    assert tier.facts()["hot_refused"] == 2
+    with tier.load(item("c", 60, 2.5), lambda: image(60)) or pytest.fail("was refused"):
+        assert held(tier) == {"c"}
+    assert tier.facts()["hot_evictions"] == 2
+
+
+def test_every_eviction_is_explained() -> None:
+    clock = ManualClock(datetime(2026, 11, 20, tzinfo=UTC))
+    tier = HotTier(100, LruPolicy(), clock=clock)
+    with tier.load(Item("a-1", "bars/2024/0", 60, 0.25), lambda: image(60)) or pytest.fail("was refused"):
+        pass
+    with capture_logs() as logs:
+        tier.offer(item("b", 50), image(50))
+    (row,) = tier.evictions().to_pylist()
+    told = {"lineage": "bars/2024/0", "key": "a-1", "bytes": 60, "uses": 0.0, "refill_seconds": 0.25, "density": None}
+    assert row == {"at": clock.now(), "made_room_for": "b", **told}
+    assert [(line["lineage"], line["made_room_for"]) for line in logs] == [("bars/2024/0", "b")]
+
+
+def test_the_last_evictions_are_remembered_the_newest_first() -> None:
+    tier = HotTier(10, LruPolicy())
+    for number in range(150):
+        tier.offer(item(str(number)), image(10))
+    rows = tier.evictions().to_pylist()
+    assert [row["key"] for row in rows] == [str(number) for number in range(148, 48, -1)]
+
+
+def test_the_policy_learns_what_a_load_took() -> None:
+    clock = ManualClock(datetime(2026, 11, 20, tzinfo=UTC))
+    tier = HotTier(1 << 30, LruPolicy(), clock=clock)
+    file = StoredFile("f", "bars", "partition", "2024", 0, "", "", 1, 1_000_000, 1, 0, 1, ("A",))
+
+    def read() -> Image:
+        clock.advance(seconds=3)
+        return image(1_000_000)
+
+    first = tier.item(file)
+    for _ in range(40):
+        with tier.load(tier.item(file), read) or pytest.fail("was refused"):
+            pass
+        tier.evict()
+    assert first.refill_seconds < 0.1
+    assert tier.item(file).refill_seconds == pytest.approx(3, rel=0.1)
+
+
+def test_an_item_has_the_bytes_that_are_held() -> None:
+    tier = HotTier(100, LruPolicy())
+    file = StoredFile("f", "bars", "partition", "2024", 0, "", "", 1, 10, 1, 0, 1, ("A",))
+    assert tier.item(file) == ("f", "bars/2024/0", 10, pytest.approx(0.01, rel=0.1))
+    with tier.load(tier.item(file), lambda: image(12)) or pytest.fail("was refused"):
+        assert tier.item(file).bytes == 12
+
+
+def test_the_first_who_asks_for_what_was_expected_is_told() -> None:
+    tier = HotTier(100, LruPolicy())
+    for _ in range(2):
+        with tier.load(item("a"), lambda: image(10), chance=0.5) or pytest.fail("was refused") as lease:
+            assert not lease.warmed
+    assert [(tier.lease(item("a")) or pytest.fail("left")).warmed for _ in range(2)] == [True, False]
+
+
+# The ring
+
+
+@pytest.fixture
+def ringed() -> HotTier:
+    return HotTier(130, LruPolicy(), ring_bytes=30)
+
+
+def sweep(tier: HotTier, key: str, size: int = 10) -> Lease | None:
+    return tier.load(item(key, size), lambda: image(size), ring=True)
+
+
+def test_a_sweep_passes_through_the_ring_first_in_first_out_and_leaves_the_rest_alone(ringed: HotTier) -> None:
+    for key in "ab":
+        ringed.offer(item(key, 50), image(50))
+    for key in "cdefgh":
+        with sweep(ringed, key) or pytest.fail("was refused"):
+            pass
+    assert held(ringed) == set("abfgh")
+    facts = ringed.facts()
+    assert (facts["hot_ring_bytes"], facts["hot_bytes"], facts["hot_evictions"]) == (30, 130, 0)
+    ringed.offer(item("c", 60), image(60))
+    assert held(ringed) == set("cfgh")
+    assert ringed.check() == []
+
+
+def test_what_a_sweep_reads_now_stays_in_the_ring(ringed: HotTier) -> None:
+    leases = [sweep(ringed, key) for key in "abc"]
+    assert sweep(ringed, "d") is None
+    assert leases[1] is not None
+    leases[1].release()
+    assert sweep(ringed, "d") is not None
+    assert held(ringed) == {"a", "c", "d"}
+    assert sweep(ringed, "e", 31) is None
+
+
+def test_a_sweep_is_no_use(ringed: HotTier) -> None:
+    for key in "ab":
+        ringed.offer(item(key, 50), image(50))
+    for _ in range(3):
+        with ringed.peek(item("a")) or pytest.fail("left"), sweep(ringed, "a") or pytest.fail("left"):
+            pass
+    ringed.offer(item("c", 50), image(50))
+    assert held(ringed) == {"b", "c"}
+
+
+def test_who_is_no_sweep_moves_a_file_out_of_the_ring_if_the_policy_permits() -> None:
+    tier = HotTier(130, Weighing(), ring_bytes=30)
+    with sweep(tier, "a") or pytest.fail("was refused"):
+        pass
+    tier.offer(item("b", 95, 1.0), image(95))
+    with tier.lease(item("a", 10, 0.5)) or pytest.fail("left"):
+        assert tier.facts()["hot_ring_bytes"] == 10
+    with tier.lease(item("a", 10, 1.5)) or pytest.fail("left"):
+        assert tier.facts()["hot_ring_bytes"] == 0
+    assert held(tier) == {"a"}
+    assert tier.facts()["hot_ring_hits"] == 2
+    assert tier.check() == []
