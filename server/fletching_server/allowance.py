@@ -1,4 +1,4 @@
-"""How much the background may do: seconds per slot, upstream calls and bytes per day. Hard bounds, whatever it would gain. Pure."""
+"""How much the background may do: seconds per slot, upstream calls and bytes per session, whatever it would gain. Pure."""
 
 from __future__ import annotations
 

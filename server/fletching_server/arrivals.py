@@ -155,7 +155,7 @@ class Arrivals:
             )
         )
         if segment and not errand.early:
-            self._hot.offer(segment.id, image)
+            self._hot.offer(self._hot.item(segment), image)
 
     def _segment(
         self, dataset: Dataset, image: Image, request: FetchRequest, state: DatasetState, tells: Mapping[str, Any]

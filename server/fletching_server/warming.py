@@ -30,6 +30,7 @@ from fletching_server.stats import Stats
 from fletching_server.store import Store
 
 _FIELDS: Final = frozenset({"dataset", "symbols", "start", "end", "columns", "adjust", "max_age", "profile", "progress_id"})
+SURE: Final = 0.999  # of what somebody wishes for
 _MOST_TOLD: Final = 20  # symbols that failed
 
 
@@ -108,7 +109,7 @@ class Warming:
         return [replace(request, dataset=dataset.factors, adjust=None, columns=None, start=None, end=until, progress_id=None)]
 
     def _check_fits(self, request: ReadRequest, wanted: list[Needs], *, memory: bool) -> None:
-        size, most = sum(each.bytes for each in wanted), self._hot.max_bytes
+        size, most = sum(each.bytes for each in wanted), self._hot.main_bytes
         if memory and size > most:
             raise InvalidRequest(
                 f"{request.dataset}: what this warms takes about {_told(size)} in memory, which holds {_told(most)}: name fewer "
@@ -133,14 +134,16 @@ class Warming:
         state = self._store.state(request.dataset)
         return needs(plan, state, sweepable(state.dataset, plan.calendar, self._clock.now()))
 
-    def bring(self, request: ReadRequest, done: Warmed, *, memory: bool, stop: Callable[[], bool] = never) -> Mapping[str, Error]:
+    def bring(
+        self, request: ReadRequest, done: Warmed, *, memory: bool, chance: float = SURE, stop: Callable[[], bool] = never
+    ) -> Mapping[str, Error]:
         """Fetch what is missing for *request*, load it with *memory*, add to *done* what that took; return what failed."""
 
         def load(plan: Plan) -> None:
             for file in plan.files if memory else ():
                 if stop():
                     return
-                self._load(plan, file, done)
+                self._load(plan, file, done, chance)
 
         prepared = self._reads.prepare(request, load)
         done.upstream_calls += prepared.upstream_calls
@@ -148,11 +151,11 @@ class Warming:
         done.rows += prepared.rows
         return prepared.failed
 
-    def _load(self, plan: Plan, file: StoredFile, done: Warmed) -> None:
+    def _load(self, plan: Plan, file: StoredFile, done: Warmed, chance: float) -> None:
         if self._hot.holds(file.key):
             done.held_files += 1
             return
-        lease = self._hot.load(file.key, file.memory_bytes, lambda: self._cold.whole(plan.dataset, file))
+        lease = self._hot.load(self._hot.item(file), lambda: self._cold.whole(plan.dataset, file), chance=chance)
         if lease is None:
             done.refused_files += 1
             return

@@ -68,7 +68,7 @@ def test_explaining_a_wish_does_nothing(engine: Engine, source: TableSource) -> 
 def test_what_does_not_fit_in_memory_is_refused_with_both_sizes(open_store: Opener, daily: Dataset) -> None:
     spring = weekdays(date(2025, 2, 10), date(2025, 3, 28))
     engine = open_store(TableSource(daily, bars(SYMBOLS, spring)), memory="10KiB")
-    with pytest.raises(InvalidRequest, match=r"takes about .*KiB in memory, which holds 10.0KiB: name fewer .*memory=False"):
+    with pytest.raises(InvalidRequest, match=r"takes about .*KiB in memory, which holds 9.2KiB: name fewer .*memory=False"):
         warm(engine, symbols=SYMBOLS, start="2025-02-10", end="2025-03-28")
     assert engine.desk.source("bars_1d").requests == []  # type: ignore[union-attr]
     told = warm(engine, symbols=SYMBOLS, start="2025-02-10", end="2025-03-28", memory=False)
