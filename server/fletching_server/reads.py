@@ -23,6 +23,8 @@ from fletching_schemas.errors import (
     UnknownSymbol,
     copy_of,
 )
+from fletching_server.access import Noted, lineage_of
+from fletching_server.access_log import AccessLog
 from fletching_server.almanac import Calendars
 from fletching_server.answering import Answer
 from fletching_server.batches import cut, row_bytes, rows_per_batch
@@ -64,8 +66,11 @@ class _Reading:
     info: ReadInfo
     started: float
     progress: Progress
+    at: datetime
     principal: str = ""
     part: PartRequest | None = None
+    demand: ReadRequest | None = None
+    began: int | None = None  # the dataset's generation before anything was fetched for it
     filled: Gaps = field(default_factory=dict)
     failed: dict[str, Error] = field(default_factory=dict)
     stale: dict[str, Error] = field(default_factory=dict)
@@ -95,23 +100,28 @@ class Reads:
         clock: Clock,
         stats: Stats,
         uses: Uses,
+        access: AccessLog,
     ) -> None:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
         self._desk, self._calendars, self._clock, self._stats, self._uses = desk, calendars, clock, stats, uses
+        self._access = access
         self.progress = ProgressBoard()
         self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
 
-    def read(self, asked: ReadRequest | PartRequest, plane: str, principal: str = "") -> Answer:
+    def read(
+        self, asked: ReadRequest | PartRequest, plane: str, principal: str = "", demand: ReadRequest | None = None
+    ) -> Answer:
         """Return the answer to *asked*: gaps are closed before this returns, rows move as it is read.
 
         Where some symbols cannot be fetched the others are answered if the request asks for the info that says so; else the
-        first failure is raised, and what arrived is kept for the next time. *principal* is who asks, for a fair turn.
+        first failure is raised, and what arrived is kept for the next time. *principal* is who asks, for a fair turn. *demand*
+        is the request of theirs that this read serves, as the access log tells it; None: nobody asked, and nothing is logged.
         """
         part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, self.pictures.settled(asked))
         with self.progress.following(request.progress_id) as progress:
             info = ReadInfo(request.dataset, plane)
-            reading = _Reading(info, self._clock.monotonic(), progress, principal, part)
+            reading = _Reading(info, self._clock.monotonic(), progress, self._clock.now(), principal, part, demand)
             try:
                 return self._read(request, reading)
             finally:
@@ -119,7 +129,7 @@ class Reads:
                     reading.awaited()
 
     def _read(self, request: ReadRequest, reading: _Reading) -> Answer:
-        now = self._clock.now()  # one instant for all tries, or fresh rows would be too old
+        now = reading.at  # one instant for all tries, or fresh rows would be too old
         for _ in range(_TRIES):
             try:
                 with ExitStack() as held:
@@ -258,6 +268,7 @@ class Reads:
                 "start with that source, or read with on_miss='cached'"
             )
         reading.awaited = reading.awaited or self._uses.awaiting(state)
+        reading.began = state.generation if reading.began is None else reading.began
         outcome = self._fills.close_gaps(state, gaps, plan.horizon, reading.progress, reading.principal)
         reading.info.upstream_calls += outcome.calls
         reading.info.joined_calls += outcome.joined
@@ -285,16 +296,17 @@ class Reads:
         rows = parts(found, Tally(info, plan.columns, reading.filled))
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
         size = _batch_rows(plan, files)
-        held.callback(self._finish, info, reading.started)
+        noted = self._noted(request, plan, files, reading)
+        held.callback(self.finish, info, reading.started, noted)
         if plan.due and request.on_miss == "fill":
             self._fills.refresh(state, plan.due, plan.refresh)
         if in_memory and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
             whole = ahead[0].table((plan.columns,)) if ahead else plan.schema.empty_table()
-            return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead))
+            return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead), noted=noted)
         following = chain(ahead, rows)
         batches = cut((part.table((plan.columns,)) for part in following), size)
         rows_lying = following if in_memory else None
-        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, rows_lying)
+        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, rows_lying, noted=noted)
 
     def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""
@@ -313,9 +325,27 @@ class Reads:
         fetched = oldest_fetch(plan, state)
         info.age_seconds = None if fetched is None else max(0.0, self._clock.now().timestamp() - fetched)
 
-    def _finish(self, info: ReadInfo, started: float) -> None:
+    def _noted(self, request: ReadRequest, plan: Plan, files: Sequence[Held], reading: _Reading) -> Noted | None:
+        """Return what the access log will tell of this read; it refers to no image, which would keep its memory."""
+        if reading.demand is None or not self._access.on:
+            return None
+        asked = (reading.at, reading.principal, reading.demand, request, plan.symbols, plan.window, plan.files)
+        tiers = [run.tier if run else "cold" for _, run in files]
+        expected = self._access.warmed
+        warmed = [lineage_of(file) in expected for file in plan.files] if expected else ()
+        return Noted(*asked, tiers, reading.info, plan.lasting, reading.began, warmed, reading.part)
+
+    def nothing_wanted(self, demand: ReadRequest, asked: ReadRequest, plan: Plan, info: ReadInfo, principal: str) -> Noted | None:
+        """Return what the access log tells of a read that turned out to want no row, by what is left of it, *asked*."""
+        reading = _Reading(info, 0.0, Progress(), self._clock.now(), principal, demand=demand)
+        return self._noted(asked, replace(plan, files=()), (), reading)
+
+    def finish(self, info: ReadInfo, started: float, noted: Noted | None) -> None:
+        """Count the read that began at *started*, on the monotonic clock, and log it."""
         info.milliseconds = (self._clock.monotonic() - started) * 1e3
         self._stats.read_ended(info)
+        if noted is not None:
+            self._access.note(noted)
 
     def _hold(self, plan: Plan, file: StoredFile, held: ExitStack) -> Held:
         """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
