@@ -222,7 +222,7 @@ class Engine:
     def act(self, action: Action, body: Mapping[str, Any]) -> dict[str, Any] | pa.Table:
         """Return what *action* answers: a table for ``TABLE_ACTIONS``, a JSON object for the others."""
         verbs: dict[Action, Verb] = {
-            Action.DATASETS: _bare(self._datasets),
+            Action.DATASETS: _bare(self._inspection.datasets),
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
             Action.EXPLAIN: lambda body: self._explain(_asked(body, _READ)),
             Action.STATS: _bare(self._figures),
@@ -249,10 +249,6 @@ class Engine:
     def verify(self) -> list[str]:
         """Return what is wrong with the store and with the books in memory; an empty list is the good answer."""
         return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
-
-    def _datasets(self) -> pa.Table:
-        there = self._inspection.datasets()
-        return pa.concat_tables([there, self.system.rows(there.schema)])
 
     def _figures(self) -> dict[str, Any]:
         return self._inspection.stats() | self._calls.facts() | self.quota.facts() | self.scrubber.facts() | self.access.facts()

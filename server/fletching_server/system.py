@@ -1,4 +1,7 @@
-"""What a cache tells of itself as datasets that are read like any other: ``system.access_log``."""
+"""What a cache tells of itself as datasets that are read like any other: ``system.access_log``.
+
+``cache.datasets`` does not list them: it tells what somebody offers or wrote.
+"""
 
 from __future__ import annotations
 
@@ -114,22 +117,6 @@ class SystemReads:
             "filter": None if request.where is None else str(request.where),
             "limit": request.limit,
         }
-
-    def rows(self, columns: pa.Schema) -> pa.Table:
-        """Return a row per system dataset, with *columns* of ``cache.datasets``."""
-        days = self._access.files.days()
-        told: dict[str, Any] = dict.fromkeys(columns.names) | {
-            "name": ACCESS_LOG.name,
-            "kind": "system",
-            "period": ACCESS_LOG.period,
-            "keys": ", ".join(ACCESS_LOG.keys),
-            "disk_bytes": self._access.files.bytes(),
-            "files": sum(len(self._access.files.files(day)) for day in days),
-            "first": days[0] if days else None,
-            "last": days[-1] if days else None,
-            "description": ACCESS_LOG.description,
-        }
-        return pa.Table.from_pylist([told], columns)
 
 
 def refuse_system(name: object) -> None:
