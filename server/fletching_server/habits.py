@@ -107,9 +107,9 @@ class Habits:
             return
         steps = self.runs.note(event.principal, event.dataset, event.group, self.agenda.number(event.last))
         for step in range(1, ahead(steps) + 1):
-            following = key._replace(offset=key.offset + step)
-            if following.offset <= 0:
-                yield Wanted(following, moment, (moment.slot,), _RUN_CHANCE, WEIGHTS.get(event.profile, 1.0), "runs")
+            offset = key.offset + step
+            if offset <= 0:
+                yield Wanted(key._replace(offset=offset), moment, (moment.slot,), _RUN_CHANCE, WEIGHTS.get(event.profile, 1.0), "runs")
 
     # Expecting
 

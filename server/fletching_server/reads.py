@@ -24,6 +24,8 @@ from fletching_schemas.errors import (
     UnknownSymbol,
     copy_of,
 )
+from fletching_server.access import Noted
+from fletching_server.access_log import AccessLog
 from fletching_server.almanac import Calendars
 from fletching_server.answering import Answer
 from fletching_server.batches import cut, row_bytes, rows_per_batch
@@ -46,6 +48,7 @@ from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
 from fletching_server.sweeping import MOST_AHEAD, Passage, ReadAhead, Ready, Step, groups, steps
 from fletching_server.telling import any_ageing, oldest_fetch, statuses, told_gaps
+from fletching_server.tracking import Tracking
 from fletching_server.uses import Uses
 
 # Rows of cold files are read for as many symbols at a time as fit in this, so a large read does not need large memory.
@@ -81,10 +84,13 @@ class _Reading:
     info: ReadInfo
     started: float
     progress: Progress
+    at: datetime
     principal: str = ""
     part: PartRequest | None = None
     early: bool = False  # nobody asked yet: it is expected
     fetched_rows: int = 0
+    demand: ReadRequest | None = None
+    began: int | None = None  # the dataset's generation before anything was fetched for it
     filled: Gaps = field(default_factory=dict)
     failed: dict[str, Error] = field(default_factory=dict)
     stale: dict[str, Error] = field(default_factory=dict)
@@ -124,25 +130,31 @@ class Reads:
         clock: Clock,
         stats: Stats,
         uses: Uses,
+        access: AccessLog,
+        tracking: Tracking,
     ) -> None:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
         self._desk, self._calendars, self._clock, self._stats, self._uses = desk, calendars, clock, stats, uses
+        self._access, self._tracking = access, tracking
         self.progress = ProgressBoard()
         self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
         self._ahead = ReadAhead(hot.ring_bytes)
         self.run_length: RunLength = no_run  # of requests that go from session to session
 
-    def read(self, asked: ReadRequest | PartRequest, plane: str, principal: str = "") -> Answer:
+    def read(
+        self, asked: ReadRequest | PartRequest, plane: str, principal: str = "", demand: ReadRequest | None = None
+    ) -> Answer:
         """Return the answer to *asked*: gaps are closed before this returns, rows move as it is read.
 
         Where some symbols cannot be fetched the others are answered if the request asks for the info that says so; else the
-        first failure is raised, and what arrived is kept for the next time. *principal* is who asks, for a fair turn.
+        first failure is raised, and what arrived is kept for the next time. *principal* is who asks, for a fair turn. *demand*
+        is the request of theirs that this read serves, as the access log tells it; None: nobody asked, and nothing is logged.
         """
         part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, self.pictures.settled(asked))
         with self.progress.following(request.progress_id) as progress:
             info = ReadInfo(request.dataset, plane)
-            reading = _Reading(info, self._clock.monotonic(), progress, principal, part)
+            reading = _Reading(info, self._clock.monotonic(), progress, self._clock.now(), principal, part, demand=demand)
             return self._read(request, reading, lambda plan, state, held: self._answer(request, plan, state, reading, held))
 
     def prepare(self, request: ReadRequest, load: Callable[[Plan], None]) -> Prepared:
@@ -153,10 +165,10 @@ class Reads:
         """
         with self.progress.following(request.progress_id) as progress:
             request = replace(request, info=True)
-            reading = _Reading(ReadInfo(request.dataset), self._clock.monotonic(), progress, early=True)
+            info, now = ReadInfo(request.dataset), self._clock.now()
+            reading = _Reading(info, self._clock.monotonic(), progress, now, early=True)
             self._read(request, reading, lambda plan, _state, _held: load(plan))
-            told = reading.info
-            return Prepared(told.upstream_calls, told.joined_calls, reading.fetched_rows, reading.failed | reading.stale)
+            return Prepared(info.upstream_calls, info.joined_calls, reading.fetched_rows, reading.failed | reading.stale)
 
     def _read(self, request: ReadRequest, reading: _Reading, ending: Ending[T]) -> T:
         try:
@@ -166,7 +178,7 @@ class Reads:
                 reading.awaited()
 
     def _ended(self, request: ReadRequest, reading: _Reading, ending: Ending[T]) -> T:
-        now = self._clock.now()  # one instant for all tries, or fresh rows would be too old
+        now = reading.at  # one instant for all tries, or fresh rows would be too old
         for _ in range(_TRIES):
             try:
                 with ExitStack() as held:
@@ -309,6 +321,7 @@ class Reads:
                 "start with that source, or read with on_miss='cached'"
             )
         reading.awaited = reading.awaited or self._uses.awaiting(state)
+        reading.began = state.generation if reading.began is None else reading.began
         outcome = self._fills.close_gaps(state, gaps, plan.horizon, reading.progress, reading.principal, early=reading.early)
         reading.fetched_rows += outcome.rows
         reading.info.upstream_calls += outcome.calls
@@ -330,21 +343,22 @@ class Reads:
         info.partitions, info.generation = len(plan.files), state.generation
         if request.info:
             self._tell(plan, state, reading)
-        found, held_runs = self._found(plan, held, sweeps=self._sweeps(request, plan, reading.principal))
-        in_memory = held_runs is not None
+        found, runs = self._found(plan, held, sweeps=self._sweeps(request, plan, reading.principal))
+        in_memory = None not in runs
         rows = parts(found, Tally(info, plan.columns, reading.filled))
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
         size = _batch_rows(plan)
-        held.callback(self._finish, info, reading.started)
+        noted = self._noted(request, plan, runs, reading)
+        held.callback(self.finish, info, reading.started, noted)
         if plan.due and request.on_miss == "fill":
             self._fills.refresh(state, plan.due, plan.refresh)
-        if held_runs is not None and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
+        if in_memory and len(ahead) < 2 and not any(run and run.image.has_text for run in runs):
             whole = ahead[0].table((plan.columns,)) if ahead else plan.schema.empty_table()
-            return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead))
+            return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead), noted=noted)
         following = chain(ahead, rows)
         batches = cut((part.table((plan.columns,)) for part in following), size)
         rows_lying = following if in_memory else None
-        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, rows_lying)
+        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, rows_lying, noted=noted)
 
     def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""
@@ -363,22 +377,49 @@ class Reads:
         fetched = oldest_fetch(plan, state)
         info.age_seconds = None if fetched is None else max(0.0, self._clock.now().timestamp() - fetched)
 
-    def _finish(self, info: ReadInfo, started: float) -> None:
+    def _warmed(self, plan: Plan, runs: Sequence[Run | None], reading: _Reading) -> Sequence[bool]:
+        """Return which files were there because somebody was expected to ask, and tell; none where nothing was."""
+        if reading.demand is None:
+            return ()
+        in_memory = all(run is not None and run.tier == "hot" for run in runs)
+        met = self._tracking.met(plan, in_memory=in_memory, waited=bool(reading.filled))
+        flags = [any(mark.holds(file) for mark in met) for file in plan.files] if met else ()
+        reading.info.warmed = sum(flags)
+        return flags
+
+    def _noted(self, request: ReadRequest, plan: Plan, runs: Sequence[Run | None], reading: _Reading) -> Noted | None:
+        """Return what the access log will tell of this read; it refers to no image, which would keep its memory."""
+        warmed = self._warmed(plan, runs, reading)
+        if reading.demand is None or not self._access.on:
+            return None
+        asked = (reading.at, reading.principal, reading.demand, request, plan.symbols, plan.window, plan.files)
+        tiers = [run.tier if run else "cold" for run in runs]
+        return Noted(*asked, tiers, reading.info, plan.lasting, reading.began, warmed, reading.part)
+
+    def nothing_wanted(self, demand: ReadRequest, asked: ReadRequest, plan: Plan, info: ReadInfo, principal: str) -> Noted | None:
+        """Return what the access log tells of a read that turned out to want no row, by what is left of it, *asked*."""
+        reading = _Reading(info, 0.0, Progress(), self._clock.now(), principal, demand=demand)
+        return self._noted(asked, replace(plan, files=()), (), reading)
+
+    def finish(self, info: ReadInfo, started: float, noted: Noted | None) -> None:
+        """Count the read that began at *started*, on the monotonic clock, and log it."""
         info.milliseconds = (self._clock.monotonic() - started) * 1e3
         self._stats.read_ended(info)
+        if noted is not None:
+            self._access.note(noted)
 
-    def _found(self, plan: Plan, held: ExitStack, *, sweeps: bool) -> tuple[Iterator[Piece], list[Run] | None]:
-        """Return the pieces of the answer, and the runs they lie in where all of these are in memory."""
+    def _found(self, plan: Plan, held: ExitStack, *, sweeps: bool) -> tuple[Iterator[Piece], Sequence[Run | None]]:
+        """Return the pieces of the answer, and for each file the run they lie in; None where it is not in memory."""
         for file in plan.files:
             self._uses.note(file)
         if sweeps and self._outgrows_ring(plan):
-            return self._passing(plan, held), None
+            return self._passing(plan, held), [None] * len(plan.files)
         hold = self._hold_in_ring if sweeps else self._hold
         files = [(file, hold(plan, file, plan.symbols, held)) for file in plan.files]
-        runs = [run for _, run in files if run]
-        if len(runs) == len(files):
-            return pieces(plan.dataset, plan.symbols, plan.window, runs), runs
-        return self._pieces(plan, files), None
+        runs = [run for _, run in files]
+        if None in runs:
+            return self._pieces(plan, files), runs
+        return pieces(plan.dataset, plan.symbols, plan.window, [run for run in runs if run]), runs
 
     def _hold(self, plan: Plan, file: StoredFile, symbols: Sequence[str], held: ExitStack) -> Run | None:
         """Return *file* where it is in memory, or deserves to be; else its rows are read as needed."""

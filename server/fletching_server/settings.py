@@ -106,6 +106,15 @@ class Settings(BaseSettings):
         7.0, ge=0, description="How long the past of a dataset is kept, so that `as_of` can read it; 0: not at all."
     )
     vacuum_seconds: float = Field(3600.0, gt=0, description="How often what is older than `history_days` leaves the disk.")
+    access_log: bool = Field(True, description="Log who read what, in `system.access_log`.")
+    access_days: float = Field(90.0, ge=1, description="How many days of it are kept.")
+    access_disk: ByteSize = Field(
+        ByteSize(2 * 10**9), description="What it may take on disk; the oldest part leaves first, however few days that leaves."
+    )
+    access_hash: bool = Field(
+        False, description="Log pseudonyms in place of principals, made with the key `access/key` of the store."
+    )
+    access_seconds: float = Field(1.0, gt=0, description="How often it is written; what a crash takes of it is no older.")
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
     max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
     streams_per_principal: int = Field(64, ge=1, description="Answers that one client connection may have under way at a time.")

@@ -29,6 +29,8 @@ COUNTERS: Final[dict[str, str]] = {
     "store_seconds": "Time spent checking, writing and committing what they delivered.",
     "calls": "Calls of functions through the call cache.",
     "call_hits": "Calls of functions that a kept answer served.",
+    "logged_reads": "Reads in the access log, those included that are only counted there.",
+    "unlogged_reads": "Reads left out of it: too many at once, or the disk refused.",
     "writes": "Writes into user tables.",
     "written_rows": "Rows of those writes.",
     "merged_segments": "Segments that became part of larger ones.",
