@@ -222,6 +222,7 @@ class Opener:
             "compact_settle_seconds": 1e9,
             "vacuum_seconds": 1e9,
             "access_seconds": 3600,  # tests say when the log is written
+            "warm": False,  # and when the warmer looks
         }
         engine = open_engine(self.root / store, sources, clock=self.clock, **{**chosen, **settings})
         self._opened.append(engine)

@@ -37,6 +37,7 @@ from fletching_server.gathering import Gathering
 from fletching_server.guard import Guard
 from fletching_server.hot import HotTier
 from fletching_server.inspection import Inspection
+from fletching_server.learning import Learning
 from fletching_server.notes import Notes
 from fletching_server.policy import LruPolicy, Policy
 from fletching_server.quarantine import Quarantine
@@ -57,6 +58,7 @@ from fletching_server.tracking import Tracking
 from fletching_server.upkeep import Retain
 from fletching_server.uses import Uses
 from fletching_server.verify import problems_of
+from fletching_server.warmer import Warmer
 from fletching_server.warming import Warming
 from fletching_server.wishes import Wishes
 from fletching_server.writes import Writes
@@ -124,7 +126,7 @@ class Engine:
         gathering = Gathering(hot, cold)
         self._uses = uses = Uses(Notes(settings.store / "uses.json"), clock)
         arrivals = Arrivals(store, hot, gathering, desk, calendars, clock, stats, self.quarantine, uses)
-        fills = Fills(store, arrivals, desk, calendars, clock, stats, settings.source_calls)
+        fills = Fills(store, arrivals, desk, calendars, clock, stats, settings)
         opened.callback(fills.close)
         self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
@@ -134,6 +136,10 @@ class Engine:
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self._warming = Warming(store, hot, cold, self._reads, desk, clock, uses, tracking)
         self._wishes = Wishes(store, hot, self._reads, self._warming, clock, settings)
+        learning = Learning(self.access, store, calendars, clock)
+        told = (hot, store, desk, calendars, clock, stats, settings)
+        self.warmer = Warmer(learning, self._warming, tracking, self._reads, *told)
+        opened.callback(self.warmer.background.close)
         self._filtered = FilteredReads(store, self._reads, self._adjusted, desk, calendars, clock)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
@@ -158,6 +164,10 @@ class Engine:
         self.scrubber.pause = self._scrubbing.closing.wait
         if starts:
             self.access.start()
+            self.access.listeners.append(self.warmer.hear)
+            opened.callback(self.warmer.background.closing.set)  # it is waited for once no source can keep it
+            if settings.warm:
+                self.warmer.background.start()
             store.catalogue.on_commit(lambda _dataset: self._evicting.wake())
             for notes, work in ((uses, self._evicting), (self.scrubber, self._scrubbing)):
                 opened.callback(notes.save, now=True)
@@ -238,7 +248,7 @@ class Engine:
             Action.STATS: _bare(self._figures),
             Action.HEALTH: _bare(lambda: self._inspection.health() | {"planes": self.planes} | self._troubles()),
             Action.EVICT: self._evict,
-            Action.WARM: self._wishes.warm,
+            Action.WARM: self._warm,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
             Action.DELETE: lambda body: self._delete(_named(body)),
             Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},
@@ -262,7 +272,14 @@ class Engine:
         return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
 
     def _figures(self) -> dict[str, Any]:
-        return self._inspection.stats() | self._calls.facts() | self.quota.facts() | self.scrubber.facts() | self.access.facts()
+        return (
+            self._inspection.stats()
+            | self._calls.facts()
+            | self.quota.facts()
+            | self.scrubber.facts()
+            | self.access.facts()
+            | self.warmer.facts()
+        )
 
     def _troubles(self) -> dict[str, Any]:
         """Return what somebody should look at: damaged user data, a quota that cannot be kept."""
@@ -282,6 +299,9 @@ class Engine:
                 f"progress takes one argument, id: the progress_id of a read; it got {', '.join(body) or 'none'}"
             )
         return self._reads.progress.facts(body["id"])
+
+    def _warm(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self.warmer.explain() if dict(body) == {"explain": True} else self._wishes.warm(body)
 
     def _evict(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if not body:

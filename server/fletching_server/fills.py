@@ -33,6 +33,7 @@ from fletching_server.desk import Desk
 from fletching_server.gaps import Gaps, fetch_requests, sweepable, uncovered, whole_history
 from fletching_server.guard import Turns
 from fletching_server.progress import Progress
+from fletching_server.settings import Settings
 from fletching_server.snapshot import DatasetState
 from fletching_server.spans import Days, Horizon, missing
 from fletching_server.stats import Stats
@@ -88,7 +89,7 @@ class Fills:
     """The flights of one engine."""
 
     def __init__(
-        self, store: Store, arrivals: Arrivals, desk: Desk, calendars: Calendars, clock: Clock, stats: Stats, concurrency: int
+        self, store: Store, arrivals: Arrivals, desk: Desk, calendars: Calendars, clock: Clock, stats: Stats, settings: Settings
     ) -> None:
         self._store, self._arrivals, self._desk = store, arrivals, desk
         self._calendars, self._clock, self._stats = calendars, clock, stats
@@ -96,7 +97,8 @@ class Fills:
         self._board: dict[tuple[str, str], list[_Flight]] = defaultdict(list)
         self._resting: dict[tuple[str, str], float] = {}
         # Turns per source, or family of hosts: one that hangs must not keep another's calls waiting.
-        self._turns = {lane: Turns(f"fill-{lane}", width) for lane, width in desk.lanes(concurrency).items()}
+        lanes, behind = desk.lanes(settings.source_calls), settings.warm_calls_at_once
+        self._turns = {lane: Turns(f"fill-{lane}", width, behind) for lane, width in lanes.items()}
 
     def close_gaps(
         self, state: DatasetState, gaps: Gaps, horizon: Horizon, progress: Progress, principal: str = "", *, early: bool = False

@@ -8,7 +8,7 @@ expected to read the week up to today tomorrow.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -109,7 +109,9 @@ class Habits:
         for step in range(1, ahead(steps) + 1):
             offset = key.offset + step
             if offset <= 0:
-                yield Wanted(key._replace(offset=offset), moment, (moment.slot,), _RUN_CHANCE, WEIGHTS.get(event.profile, 1.0), "runs")
+                yield Wanted(
+                    key._replace(offset=offset), moment, (moment.slot,), _RUN_CHANCE, WEIGHTS.get(event.profile, 1.0), "runs"
+                )
 
     # Expecting
 
@@ -145,13 +147,15 @@ class Habits:
 
     # From what is expected to a read
 
-    def request(self, wanted: Wanted, calendar: Calendar, settled: int, members: Iterable[str]) -> ReadRequest | None:
+    def request(
+        self, wanted: Wanted, calendar: Calendar, settled: int, members: Callable[[str], tuple[str, ...]]
+    ) -> ReadRequest | None:
         """Return the read of *wanted*, up to the session *settled* at most (a day number); None where there is nothing to read.
 
-        *members* are the symbols of its group where the shape does not tell them.
+        *members* tells the symbols of its group where the shape does not.
         """
         key, shape = wanted.key, self.shapes.get((wanted.key.dataset, wanted.key.bucket))
-        symbols = tuple((shape.symbols if shape else ()) or members)
+        symbols = tuple((shape.symbols if shape else ()) or members(key.bucket))
         if shape is None or (not symbols and key.bucket != ALL):
             return None
         named = symbols or None

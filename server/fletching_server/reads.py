@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -136,6 +137,7 @@ class Reads:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
         self._desk, self._calendars, self._clock, self._stats, self._uses = desk, calendars, clock, stats, uses
         self._access, self._tracking = access, tracking
+        self._answering, self._counting = 0, threading.Lock()
         self.progress = ProgressBoard()
         self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
@@ -155,7 +157,23 @@ class Reads:
         with self.progress.following(request.progress_id) as progress:
             info = ReadInfo(request.dataset, plane)
             reading = _Reading(info, self._clock.monotonic(), progress, self._clock.now(), principal, part, demand=demand)
-            return self._read(request, reading, lambda plan, state, held: self._answer(request, plan, state, reading, held))
+            with self._busy():
+                return self._read(request, reading, lambda plan, state, held: self._answer(request, plan, state, reading, held))
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for the beginning of an answer."""
+        return self._answering > 0
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        with self._counting:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._answering -= 1
 
     def prepare(self, request: ReadRequest, load: Callable[[Plan], None]) -> Prepared:
         """Return what it took to close the gaps of *request* before anybody asked, in calls that people go before.

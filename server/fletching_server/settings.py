@@ -89,6 +89,17 @@ class Settings(BaseSettings):
     compact_settle_seconds: float = Field(
         3600.0, gt=0, description="After so long the journal is folded even so; it waits longer where that is dear."
     )
+    warm: bool = Field(True, description="Learn from the access log who reads what when, and have it ready before they ask.")
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="Warm what is at least so likely, such as 0.7; none: what saves more than it costs."
+    )
+    warm_seconds: float = Field(900.0, ge=0, description="Seconds of such work in each part of the exchange's day, at most.")
+    warm_calls: int = Field(2000, ge=0, description="Upstream calls of such work per day, at most; people come first anyway.")
+    warm_bytes: ByteSize = Field(ByteSize(20 << 30), description="Bytes that it may load per day, at most.")
+    warm_calls_at_once: int = Field(2, ge=1, le=64, description="Calls to one source at a time that nobody waits for, at most.")
+    warm_held_out: float = Field(
+        0.05, ge=0, le=0.5, description="This share of its decisions is not carried out, to see what they are worth."
+    )
     disk: ByteSize = Field(
         ByteSize(50 * 10**9),
         description="High water: so much may the store's data take on disk, then fetched rows leave; user tables never; 0: any.",

@@ -67,9 +67,9 @@ class FairQueue:
 class Turns:
     """Threads that run jobs in fair order."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, most_background: int = 64) -> None:
         self._name, self._most = name, threads
-        self._room = max(1, threads - 1)  # for so many more jobs of the background
+        self._room = max(1, min(threads - 1, most_background))  # for so many more jobs of the background
         self._queue = FairQueue()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
