@@ -28,11 +28,17 @@ _LEAST_FOLLOWING: Final = 0.2  # chance from which on it is told what is asked f
 
 
 class Shape(NamedTuple):
-    """How something was asked for last: symbols (none: all, or too many to be told), sessions (None: from the first there is)."""
+    """How something was asked for last: symbols (none: all, or too many to be told), sessions (None: from the first there is).
+
+    It *rolls* where its end follows the present: it named none, or another one than on a session before. The same range day
+    after day is a study of that range, and says nothing about the next.
+    """
 
     symbols: tuple[str, ...]
     sessions: int | None
-    table: bool = False
+    last: int | None
+    seen: int
+    rolls: bool
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Habits:
         if key is None:
             return []
         moment, weight = self.agenda.moment(event.at), WEIGHTS.get(event.profile, 1.0)
-        self._take_shape(event, key, table=table)
+        self._take_shape(event, moment.session, table=table)
         self.predictor.note(event.principal, moment, key, weight)
         self._seen.setdefault(moment, set()).add(key)
         found = [*self._running(event, key, moment)]
@@ -92,20 +98,24 @@ class Habits:
             return None
         return RelativeKey(event.dataset, event.group, last - self.agenda.present(event.at))
 
-    def _take_shape(self, event: AccessEvent, key: RelativeKey, *, table: bool) -> None:
-        sessions = None
+    def _take_shape(self, event: AccessEvent, session: int, *, table: bool) -> None:
+        name, sessions = (event.dataset, event.group), None
         if not table and event.first is not None and event.last is not None:
-            sessions = self.agenda.number(event.last) - self.agenda.number(event.first - 1)
-            sessions = None if self.agenda.number(event.first - 1) < 0 else sessions
-        self.shapes[key.dataset, key.bucket] = Shape(event.symbols, sessions, table)
-        self.shapes.move_to_end((key.dataset, key.bucket))
+            before = self.agenda.number(event.first - 1)
+            sessions = self.agenda.number(event.last) - before if before >= 0 else None
+        rolls, old = event.open_end or table, self.shapes.get(name)
+        if not rolls and old is not None:
+            rolls = old.last != event.last if old.seen < session else old.rolls
+        self.shapes[name] = Shape(event.symbols, sessions, event.last, session, rolls)
+        self.shapes.move_to_end(name)
         if len(self.shapes) > _MOST_SHAPES:
             self.shapes.popitem(last=False)
 
     def _running(self, event: AccessEvent, key: RelativeKey, moment: Moment) -> Iterator[Wanted]:
         if key.offset is None or event.last is None:
             return
-        steps = self.runs.note(event.principal, event.dataset, event.group, self.agenda.number(event.last))
+        reader = f"{event.principal} {moment.session}"  # who comes a session further each day is no run
+        steps = self.runs.note(reader, event.dataset, event.group, self.agenda.number(event.last))
         for step in range(1, ahead(steps) + 1):
             offset = key.offset + step
             if offset <= 0:
@@ -119,7 +129,9 @@ class Habits:
         """Yield what is expected in *session* within *slots*, chances as calibrated."""
         moment = Moment(session, slots[0])
         for found in self.predictor.expected(session, slots):
-            yield Wanted(found.key, moment, tuple(slots), self.calibration(found.chance), found.weight, "slots")
+            shape = self.shapes.get((found.key.dataset, found.key.bucket))
+            if shape is not None and shape.rolls:
+                yield Wanted(found.key, moment, tuple(slots), self.calibration(found.chance), found.weight, "slots")
 
     def because(self, wanted: Wanted) -> str:
         """Return, in words and counts, what speaks for *wanted*."""

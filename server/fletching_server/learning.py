@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -18,7 +18,7 @@ from fletching_server.access import AccessEvent
 from fletching_server.access_log import AccessLog
 from fletching_server.agenda import Agenda, of_calendar
 from fletching_server.almanac import Calendars
-from fletching_server.calendars import from_day_number
+from fletching_server.calendars import Calendar, from_day_number
 from fletching_server.clock import Clock
 from fletching_server.habits import Habits, Wanted
 from fletching_server.store import Store
@@ -35,6 +35,14 @@ _AT_ONCE: Final = 500  # events, after which others may have the processor
 Mic = str | None
 
 
+class Urgent(NamedTuple):
+    """What a read made likely at once, on which exchange, and when that was."""
+
+    mic: Mic
+    wanted: Wanted
+    at: float
+
+
 class Learning:
     """The habits by exchange; ``take`` is for one thread, ``hear`` for any."""
 
@@ -42,13 +50,18 @@ class Learning:
         self._access, self._store, self._calendars, self._clock = access, store, calendars, clock
         self._waiting: deque[AccessEvent] = deque(maxlen=_MOST_WAITING)
         self.habits: dict[Mic, Habits] = {}
+        self._built_on: dict[Mic, Calendar] = {}
         self._learned = False
 
     def hear(self, events: Sequence[AccessEvent]) -> None:
         """Take down reads that ended; returns at once."""
         self._waiting.extend(events)
 
-    def take(self, closing: threading.Event) -> list[tuple[Mic, Wanted]]:
+    def begin_anew(self) -> None:
+        """Forget everything; the next look reads the log again, by the time that it is then."""
+        self._learned = False
+
+    def take(self, closing: threading.Event) -> list[Urgent]:
         """Learn from all that was heard, and return what it makes likely at once.
 
         The first time, and after a calendar has changed, the log is read again.
@@ -58,7 +71,7 @@ class Learning:
         found = []
         while self._waiting:
             event = self._waiting.popleft()
-            found += self._note(event)
+            found += [Urgent(mic, wanted, event.at) for mic, wanted in self._note(event)]
         return found
 
     def _outdated(self) -> bool:
@@ -68,7 +81,11 @@ class Learning:
     def _is_outdated(self, mic: Mic, agenda: Agenda) -> bool:
         now = self._clock.now().timestamp()
         left = len(agenda.days) - agenda.present(now)
-        return left < _LEAST_AHEAD or now < agenda.midnights[0] or self._agenda(mic, agenda) != agenda
+        if left < _LEAST_AHEAD or now < agenda.midnights[0]:
+            return True
+        if self._built_on.get(mic) is self._calendars.get(mic):
+            return False
+        return self._agenda(mic, agenda) != agenda  # a calendar is built anew every day, mostly as it was
 
     def _agenda(self, mic: Mic, known: Agenda | None = None) -> Agenda:
         """Return the sessions of *mic* as they are known now; the same ones as *known* has, where that is given."""
@@ -76,7 +93,8 @@ class Learning:
         first, last = today - timedelta(days=LEARNED_DAYS + _BEFORE_DAYS), today + timedelta(days=_AHEAD_DAYS)
         if known is not None:
             first, last = (from_day_number(day) for day in (known.days[0], known.days[-1]))
-        return of_calendar(self._calendars.get(mic), first, last)
+        calendar = self._built_on[mic] = self._calendars.get(mic)
+        return of_calendar(calendar, first, last)
 
     def _rebuild(self, closing: threading.Event) -> None:
         """Read the log of the last weeks; what cannot be read was skipped by it, with a line."""

@@ -13,7 +13,7 @@ _SOON_SECONDS: Final = 1.0
 
 
 class Stretch(NamedTuple):
-    """Slots of one session for which something is made ready, and when the last of them is over."""
+    """Slots of one session for which something is made ready, and until when a read is the one that was expected."""
 
     session: int
     slots: tuple[Slot, ...]
@@ -47,7 +47,7 @@ def _left(agenda: Agenda, at: float, before: float) -> Iterator[Stretch]:
     starts = agenda.starts(session)
     slots = tuple(slot for slot in _real(starts) if _end(agenda, session, slot) > at and starts[slot] <= before)
     if slots:
-        yield Stretch(session, slots, max(_end(agenda, session, slot) for slot in slots))
+        yield Stretch(session, slots, max(starts[-1], *(_end(agenda, session, slot) for slot in slots)))
 
 
 def _real(starts: tuple[float, ...]) -> list[Slot]:

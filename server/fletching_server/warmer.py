@@ -28,7 +28,7 @@ from fletching_server.desk import Desk
 from fletching_server.habits import Habits, Wanted
 from fletching_server.hot import HotTier
 from fletching_server.judging import is_withheld
-from fletching_server.learning import Learning, Mic
+from fletching_server.learning import Learning, Mic, Urgent
 from fletching_server.occasions import LOOK_SECONDS, Stretch, far, near, rest_seconds
 from fletching_server.reads import Reads
 from fletching_server.settings import Settings
@@ -127,6 +127,7 @@ class Warmer:
         if abs(jump := offset - self._offset) > _JUMP_SECONDS:
             log.warning("the clock has jumped; the warmer looks again by the time that it tells", seconds=round(jump))
             self._next_look = 0.0
+            self._learning.begin_anew()
         self._offset = offset
 
     def _clock_offset(self) -> float:
@@ -170,10 +171,11 @@ class Warmer:
         for wanted in habits.expected(stretch.session, stretch.slots):
             yield mic, habits, wanted, stretch.until, memory
 
-    def _urgent(self, urgent: list[tuple[Mic, Wanted]]) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
-        until = self._clock.now().timestamp() + _URGENT_SECONDS
-        for mic, wanted in urgent:
-            yield mic, self._learning.habits[mic], wanted, until, True
+    def _urgent(self, urgent: list[Urgent]) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
+        now = self._clock.now().timestamp()
+        for mic, wanted, at in urgent:
+            if now - at < _URGENT_SECONDS:
+                yield mic, self._learning.habits[mic], wanted, at + _URGENT_SECONDS, True
 
     # Deciding
 
@@ -252,8 +254,16 @@ class Warmer:
             if against or self._allowance.refusal(offer.seconds, offer.calls, offer.bytes):
                 continue
             self._let_people_go_first()
-            self._do(offer)
+            if self._still_pays(offer):
+                self._do(offer)
         return True
+
+    def _still_pays(self, offer: Offer) -> bool:
+        """Return whether *offer* is worth what would leave for it now, after what was loaded since it was decided on."""
+        if not offer.task.memory or offer.task.ring:
+            return True
+        weighed = self._weighed(offer)
+        return weighed.fits and self.rule.pays(weighed.candidate)
 
     def _do(self, offer: Offer) -> None:
         began = self._clock.monotonic()
@@ -314,7 +324,7 @@ class Warmer:
             decisions = self._decisions(self._expected())
         left = self._allowance.left()
         head = [
-            "the warmer is on" if self.on else "the warmer is off (warm): this is what it would do",
+            "the warmer is on" if self.on else "the warmer is off (setting warm), and learns nothing",
             f"left to this slot {left.seconds:,.0f} s, to this day {left.calls:,} upstream calls and {left.bytes / 1e6:,.0f} MB",
             *(f"upstream {lane or 'none'} rests: {rest.why}" for lane, rest in self._resting.items()),
             *(f"{arm} is switched off" for arm in sorted(self._tracking.judge.off)),
