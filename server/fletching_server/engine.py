@@ -234,6 +234,7 @@ class Engine:
             Action.SESSIONS: self._records.sessions,
             Action.PROGRESS: self._progress,
             Action.GUARD: _bare(self.desk.guard.table),
+            Action.EVICTIONS: _bare(self.hot.evictions),
         }
         self._check_open()
         if action not in verbs:

@@ -293,7 +293,7 @@ def test_many_sweeps_at_once_all_get_their_rows(open_store: Opener, by_day: Tabl
         symbols = SYMBOLS[number % 3 : number % 3 + 1 + number % 2]
         want = expected(by_day.dataset, by_day.rows, symbols, many_days[0], many_days[-1])
         profile = "backtesting" if number % 2 else None
-        return read(engine, symbols=symbols, start=many_days[0], end=many_days[-1], profile=profile).equals(want)
+        return bool(read(engine, symbols=symbols, start=many_days[0], end=many_days[-1], profile=profile).equals(want))
 
     assert in_threads(6, ask) == [True] * 6
     assert engine.hot.check() == []
