@@ -34,6 +34,7 @@ from fletching_server.filtered import FilteredReads
 from fletching_server.gathering import Gathering
 from fletching_server.guard import Guard
 from fletching_server.hot import HotTier
+from fletching_server.hot_list import HotList
 from fletching_server.inspection import Inspection
 from fletching_server.notes import Notes
 from fletching_server.policy import LruPolicy, Policy
@@ -150,6 +151,17 @@ class Engine:
                 opened.callback(notes.save, now=True)
                 opened.callback(work.close)
                 work.start()
+            if settings.hot_list:
+                self._keep_hot_list(opened)
+
+    def _keep_hot_list(self, opened: ExitStack) -> None:
+        """Bring back into memory what lay there, and note what does."""
+        self.hot_list = HotList(self.store, self.hot, self.cold, Notes(self.settings.store / "hot.json"))
+        restoring = Background("hot list", self.hot_list.work, 0.0)
+        self.hot_list.closing = restoring.closing
+        opened.callback(self.hot_list.save)
+        opened.callback(restoring.close)
+        restoring.start()
 
     def _recover(self, repairs: Repairs) -> None:
         orphans, dropped = self.store.sweep(), repairs.at_start()

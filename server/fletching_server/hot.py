@@ -38,7 +38,7 @@ COUNTERS: Final[dict[str, str]] = {
 }
 
 _MOST_LENT: Final = 0.75  # of a room: what other processes map cannot be evicted, and the server needs room to work
-_MOST_RECALLED: Final = 64  # uses of one lineage; more would change no rank
+_MOST_RECALLED: Final = 8  # uses of one lineage; that tells what is used daily from what was used once
 
 
 class Lease:
@@ -253,17 +253,19 @@ class HotTier:
     # Across restarts
 
     def ranked(self) -> list[tuple[str, dict[str, float]]]:
-        """Return the keys that are held for being asked for again, those worth most first, with what the policy tells of them."""
+        """Return the lineages held because they are asked for, those worth most first, and what the policy tells of each."""
         with self._lock:
             keys = self._policy.victims(self._main.max_bytes, ())
-            return [(key, self._policy.told(key)) for key in reversed(keys)]
+            return [(self._entries[key].lineage, self._policy.told(key)) for key in reversed(keys)]
 
     def recall(self, used: Iterable[tuple[Item, float]]) -> None:
-        """Remember that items were used so many times, decayed, before the restart: those worth least come first."""
-        for item, uses in used:
-            with self._lock:
-                for _ in range(min(max(round(uses), 1), _MOST_RECALLED)):
-                    self._policy.touch(item)
+        """Have the policy know that items were used so many times before a restart; those worth least come first."""
+        items = [(item, min(max(round(uses), 1), _MOST_RECALLED)) for item, uses in used]
+        for turn in range(_MOST_RECALLED):  # all of them in turn: a policy whose time is bytes would forget the first
+            for item, uses in items:
+                if turn < uses:
+                    with self._lock:
+                        self._policy.touch(item)
 
     def has_room(self, size: int) -> bool:
         """Return whether *size* bytes fit without anything leaving."""
