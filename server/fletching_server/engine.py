@@ -302,7 +302,7 @@ class Engine:
         state = self.store.state(dataset)
         self.store.commit(Delete(dataset))
         self.store.undeclare(dataset)
-        self.hot.drop(self._hot_keys(state))
+        self.hot.drop(self._hot_keys(state), {file.lineage for file in state.files})
         if (offered := self.desk.offers.get(dataset)) is not None:  # what was held is gone, the offer stands
             self.store.commit(Define(offered, state.source))
         return {"dataset": dataset, "deleted_rows": sum(file.rows for file in state.files)}
