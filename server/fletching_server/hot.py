@@ -120,7 +120,8 @@ class HotTier:
     def lease(self, item: Item) -> Lease | None:
         """Return a lease on *item*, or None where it is not held; either counts as one use."""
         with self._lock:
-            self._policy.touch(item)
+            if item.bytes <= self._main.max_bytes:  # else it can never be held, and what is asked of it says nothing
+                self._policy.touch(item)
             return self._found(item, ring=False)
 
     def again(self, key: str) -> Lease | None:
@@ -183,7 +184,7 @@ class HotTier:
         room, size = self._ring if ring else self._main, image.nbytes
         item = item._replace(bytes=size)
         with self._lock:
-            if item.key in self._entries:
+            if item.key in self._entries or size > room.max_bytes:
                 return
             if not ring:
                 self._policy.touch(item)
