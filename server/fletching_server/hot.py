@@ -375,7 +375,7 @@ class HotTier:
         victims = self._oldest(excess) if room is self._ring else self._policy.victims(excess, self._leased)
         freed = sum(self._entries[key].cost for key in victims)
         if freed < excess or (room is self._main and not self._policy.beats(item, victims, chance)):
-            self._counts["hot_refused"] += 1
+            self._counts["hot_refused"] += room is self._main
             return False
         for key in victims:
             if room is self._main:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from structlog.testing import capture_logs
+import structlog
 from tests.conftest import Background, in_threads
 
 from fletching_server.hot import HotTier, Lease
@@ -276,13 +277,13 @@ def test_what_is_worth_less_than_all_it_would_displace_is_refused_before_it_is_r
     assert tier.facts()["hot_evictions"] == 2
 
 
-def test_every_eviction_is_explained() -> None:
+def test_every_eviction_is_explained(logs: list[Any]) -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))  # undone with ``logs``
     clock = ManualClock(datetime(2026, 11, 20, tzinfo=UTC))
     tier = HotTier(100, LruPolicy(), clock=clock)
     with tier.load(Item("a-1", "bars/2024/0", 60, 0.25), lambda: image(60)) or pytest.fail("was refused"):
         pass
-    with capture_logs() as logs:
-        tier.offer(item("b", 50), image(50))
+    tier.offer(item("b", 50), image(50))
     (row,) = tier.evictions().to_pylist()
     told = {"lineage": "bars/2024/0", "key": "a-1", "bytes": 60, "uses": 0.0, "refill_seconds": 0.25, "density": None}
     assert row == {"at": clock.now(), "made_room_for": "b", **told}

@@ -29,7 +29,7 @@ from fletching_schemas import Action, Dataset, ReadRequest, canonical
 from fletching_schemas.errors import CorruptFile
 from fletching_server import Engine
 from fletching_server.snapshot import StoredFile
-from fletching_server.sweeping import MOST_AHEAD, Passage, ReadAhead, Ready, Step, groups, in_time
+from fletching_server.sweeping import MOST_AHEAD, PASSING_BYTES, Passage, ReadAhead, Ready, Step, groups, in_time
 
 MON, TODAY = date(2026, 11, 2), date(2026, 11, 20)
 
@@ -103,8 +103,8 @@ def ahead() -> Iterator[Callable[[int], ReadAhead]]:
         yield make
 
 
-def some(count: int) -> Iterator[Step]:
-    return (Step("A", (file(number, number),)) for number in range(count))
+def some(count: int) -> Callable[[float], Iterator[Step]]:
+    return lambda _bytes: (Step("A", (file(number, number),)) for number in range(count))
 
 
 def test_the_next_steps_are_read_while_the_first_is_streamed(ahead: Callable[[int], ReadAhead]) -> None:
@@ -169,6 +169,24 @@ def test_what_fails_ahead_fails_when_its_turn_comes(ahead: Callable[[int], ReadA
     assert [next(passing).step.files[0].first_day for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="the disk is gone"):
         next(passing)
+
+
+def test_steps_are_large_where_few_sweep_and_never_too_small(ahead: Callable[[int], ReadAhead]) -> None:
+    threads = ahead(0)
+    threads._least_bytes = PASSING_BYTES / 2.5
+    sizes = list[float]()
+
+    def cut(size: float) -> Iterator[Step]:
+        sizes.append(size)
+        return iter(())
+
+    passages = [Passage(cut, Reader().hold, threads) for _ in range(4)]
+    assert sizes == [PASSING_BYTES, PASSING_BYTES / 2, PASSING_BYTES / 2.5, PASSING_BYTES / 2.5]
+    for passage in passages:
+        passage.close()
+        passage.close()
+    Passage(cut, Reader().hold, threads).close()
+    assert sizes[-1] == PASSING_BYTES
 
 
 # Whole reads
