@@ -173,7 +173,7 @@ def test_what_fails_ahead_fails_when_its_turn_comes(ahead: Callable[[int], ReadA
 
 def test_steps_are_large_where_few_sweep_and_never_too_small(ahead: Callable[[int], ReadAhead]) -> None:
     threads = ahead(0)
-    threads._least_bytes = PASSING_BYTES / 2.5
+    threads._least_bytes = 50 << 20
     sizes = list[float]()
 
     def cut(size: float) -> Iterator[Step]:
@@ -181,7 +181,7 @@ def test_steps_are_large_where_few_sweep_and_never_too_small(ahead: Callable[[in
         return iter(())
 
     passages = [Passage(cut, Reader().hold, threads) for _ in range(4)]
-    assert sizes == [PASSING_BYTES, PASSING_BYTES / 2, PASSING_BYTES / 2.5, PASSING_BYTES / 2.5]
+    assert sizes == [PASSING_BYTES, PASSING_BYTES / 2, 50 << 20, 50 << 20]
     for passage in passages:
         passage.close()
         passage.close()
