@@ -12,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from fletching_server.hot import HotTier, Lease
 from fletching_server.image import Image
-from fletching_server.policy import Item, LruPolicy
+from fletching_server.policy import Item, LruPolicy, Policy
 
 MAX_BYTES, RING_BYTES = 100, 24
 KEYS = st.sampled_from("abcdefghij")
@@ -25,33 +25,48 @@ def image(size: int) -> Image:
     return Image(pa.table({}), (), nothing, nothing, nothing, size, {}, (0, -1))
 
 
-class Watched(LruPolicy):
-    """Refuses as it is told to, and notes what it is told to hold."""
+class Watched:
+    """Any policy: it refuses as it is told to, and what it is told to hold is noted."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, inner: Policy) -> None:
+        self.inner = inner
         self.refuses = False
+        self.touches = 0
         self.holds: dict[str, int] = {}
         self.leased: dict[str, int] = {}
+
+    def touch(self, item: Item) -> None:
+        self.touches += 1
+        self.inner.touch(item)
 
     def admit(self, item: Item, chance: float | None = None) -> None:
         assert item.key not in self.holds
         self.holds[item.key] = item.bytes
-        super().admit(item, chance)
+        self.inner.admit(item, chance)
 
     def leave(self, key: str) -> None:
         del self.holds[key]
-        super().leave(key)
+        self.inner.leave(key)
+
+    def forget(self, lineage: str) -> None:
+        self.inner.forget(lineage)
 
     def victims(self, excess: int, leased: Container[str]) -> list[str]:
-        found = super().victims(excess, leased)
-        assert not any(self.leased.get(key) for key in found)
+        found = self.inner.victims(excess, leased)
+        assert len(set(found)) == len(found)
+        assert not any(self.leased.get(key) for key in found), "the policy names a leased key"
         return found
 
     def beats(self, item: Item, victims: Sequence[str], chance: float | None = None) -> bool:
         assert victims
         assert item.key not in victims
-        return not self.refuses and super().beats(item, victims, chance)
+        return not self.refuses and self.inner.beats(item, victims, chance)
+
+    def wants_whole(self, item: Item, share: float) -> bool:
+        return self.inner.wants_whole(item, share)
+
+    def told(self, key: str) -> dict[str, float]:
+        return self.inner.told(key)
 
 
 class HotTierMachine(RuleBasedStateMachine):
@@ -59,10 +74,13 @@ class HotTierMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.policy = Watched()
+        self.policy = Watched(self.inner())
         self.tier = HotTier(MAX_BYTES, self.policy, ring_bytes=RING_BYTES)
         self.ring: dict[str, int] = {}  # in the order in which they came
         self.doomed: set[str] = set()
+
+    def inner(self) -> Policy:
+        return LruPolicy()
 
     @property
     def leased(self) -> dict[str, int]:
@@ -93,10 +111,10 @@ class HotTierMachine(RuleBasedStateMachine):
 
     @rule(target=leases, key=KEYS)
     def peek(self, key: str) -> tuple[str, Lease]:
-        before = dict(self.policy.holds), dict(self.policy._uses)
+        before = dict(self.policy.holds), self.policy.touches
         lease = self.tier.peek(Item(key, key, SIZES[key], 0.1))
         assert (lease is not None) == (key in self.policy.holds or key in self.ring)
-        assert (self.policy.holds, self.policy._uses) == before
+        assert (self.policy.holds, self.policy.touches) == before
         return self.took(key, lease)
 
     @rule(target=leases, key=KEYS, chance=st.none() | st.just(0.5))
@@ -114,10 +132,10 @@ class HotTierMachine(RuleBasedStateMachine):
 
     @rule(target=leases, key=KEYS)
     def sweep(self, key: str) -> tuple[str, Lease]:
-        before = dict(self.policy.holds), dict(self.policy._uses)
+        before = dict(self.policy.holds), self.policy.touches
         lease = self.tier.load(Item(key, key, SIZES[key], 0.1), lambda: image(SIZES[key]), ring=True)
         assert (lease is not None) == self.sweep_model(key)
-        assert (self.policy.holds, self.policy._uses) == before, "a sweep leaves the main room alone"
+        assert (self.policy.holds, self.policy.touches) == before, "a sweep leaves the main room alone"
         return self.took(key, lease)
 
     def sweep_model(self, key: str) -> bool:
