@@ -188,6 +188,11 @@ class HotTierMachine(RuleBasedStateMachine):
         assert facts["hot_leases"] == sum(self.leased.values())
         assert {key for key, count in self.leased.items() if count} <= held.keys()
 
+    @invariant()
+    def the_policy_ranks_all_that_is_held(self) -> None:
+        assert sorted(self.policy.inner.victims(MAX_BYTES, ())) == sorted(self.policy.holds)
+        assert sorted(lineage for lineage, _ in self.tier.ranked()) == sorted(self.policy.holds)
+
 
 TestHotTier = HotTierMachine.TestCase
 TestHotTier.settings = settings(max_examples=80, stateful_step_count=40)
