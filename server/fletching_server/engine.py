@@ -36,6 +36,7 @@ from fletching_server.filtered import FilteredReads
 from fletching_server.gathering import Gathering
 from fletching_server.guard import Guard
 from fletching_server.hot import HotTier
+from fletching_server.hot_list import HotList
 from fletching_server.inspection import Inspection
 from fletching_server.learning import Learning
 from fletching_server.notes import Notes
@@ -173,6 +174,17 @@ class Engine:
                 opened.callback(notes.save, now=True)
                 opened.callback(work.close)
                 work.start()
+            if settings.hot_list:
+                self._keep_hot_list(opened)
+
+    def _keep_hot_list(self, opened: ExitStack) -> None:
+        """Bring back into memory what lay there, and note what does."""
+        self.hot_list = HotList(self.store, self.hot, self.cold, Notes(self.settings.store / "hot.json"))
+        restoring = Background("hot list", self.hot_list.work, 0.0)
+        self.hot_list.closing = restoring.closing
+        opened.callback(self.hot_list.save)
+        opened.callback(restoring.close)
+        restoring.start()
 
     def _recover(self, repairs: Repairs) -> None:
         orphans, dropped = self.store.sweep(), repairs.at_start()
@@ -261,6 +273,7 @@ class Engine:
             Action.SESSIONS: self._records.sessions,
             Action.PROGRESS: self._progress,
             Action.GUARD: _bare(self.desk.guard.table),
+            Action.EVICTIONS: _bare(self.hot.evictions),
         }
         self._check_open()
         if action not in verbs:
@@ -328,7 +341,7 @@ class Engine:
         state = self.store.state(dataset)
         self.store.commit(Delete(dataset))
         self.store.undeclare(dataset)
-        self.hot.drop(self._hot_keys(state))
+        self.hot.drop(self._hot_keys(state), {file.lineage for file in state.files})
         if (offered := self.desk.offers.get(dataset)) is not None:  # what was held is gone, the offer stands
             self.store.commit(Define(offered, state.source))
         return {"dataset": dataset, "deleted_rows": sum(file.rows for file in state.files)}

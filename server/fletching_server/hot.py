@@ -48,7 +48,7 @@ class Leaving:
 
 
 _MOST_LENT: Final = 0.75  # of a room: what other processes map cannot be evicted, and the server needs room to work
-_MOST_RECALLED: Final = 64  # uses of one lineage; more would change no rank
+_MOST_RECALLED: Final = 8  # uses of one lineage; that tells what is used daily from what was used once
 
 
 class Lease:
@@ -130,7 +130,8 @@ class HotTier:
     def lease(self, item: Item) -> Lease | None:
         """Return a lease on *item*, or None where it is not held; either counts as one use."""
         with self._lock:
-            self._policy.touch(item)
+            if item.bytes <= self._main.max_bytes:  # else it can never be held, and what is asked of it says nothing
+                self._policy.touch(item)
             return self._found(item, ring=False)
 
     def again(self, key: str) -> Lease | None:
@@ -193,7 +194,7 @@ class HotTier:
         room, size = self._ring if ring else self._main, image.nbytes
         item = item._replace(bytes=size)
         with self._lock:
-            if item.key in self._entries:
+            if item.key in self._entries or size > room.max_bytes:
                 return
             if not ring:
                 self._policy.touch(item)
@@ -263,17 +264,19 @@ class HotTier:
     # Across restarts
 
     def ranked(self) -> list[tuple[str, dict[str, float]]]:
-        """Return the keys that are held for being asked for again, those worth most first, with what the policy tells of them."""
+        """Return the lineages held because they are asked for, those worth most first, and what the policy tells of each."""
         with self._lock:
             keys = self._policy.victims(self._main.max_bytes, ())
-            return [(key, self._policy.told(key)) for key in reversed(keys)]
+            return [(self._entries[key].lineage, self._policy.told(key)) for key in reversed(keys)]
 
     def recall(self, used: Iterable[tuple[Item, float]]) -> None:
-        """Remember that items were used so many times, decayed, before the restart: those worth least come first."""
-        for item, uses in used:
-            with self._lock:
-                for _ in range(min(max(round(uses), 1), _MOST_RECALLED)):
-                    self._policy.touch(item)
+        """Have the policy know that items were used so many times before a restart; those worth least come first."""
+        items = [(item, min(max(round(uses), 1), _MOST_RECALLED)) for item, uses in used]
+        for turn in range(_MOST_RECALLED):  # all of them in turn: a policy whose time is bytes would forget the first
+            for item, uses in items:
+                if turn < uses:
+                    with self._lock:
+                        self._policy.touch(item)
 
     def would_leave(self, size: int) -> Leaving:
         """Return what would leave for *size* bytes more, and what that is expected to cost whoever asks for it later today."""
@@ -395,7 +398,7 @@ class HotTier:
         victims = self._oldest(excess) if room is self._ring else self._policy.victims(excess, self._leased)
         freed = sum(self._entries[key].cost for key in victims)
         if freed < excess or (room is self._main and not self._policy.beats(item, victims, chance)):
-            self._counts["hot_refused"] += 1
+            self._counts["hot_refused"] += room is self._main
             return False
         for key in victims:
             if room is self._main:

@@ -141,7 +141,7 @@ class Reads:
         self.progress = ProgressBoard()
         self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
-        self._ahead = ReadAhead(hot.ring_bytes)
+        self._ahead = ReadAhead(hot.ring_bytes, GROUP_BYTES)
         self.run_length: RunLength = no_run  # of requests that go from session to session
 
     def read(
@@ -482,9 +482,7 @@ class Reads:
 
     def _passing(self, plan: Plan, held: ExitStack) -> Iterator[Piece]:
         """Yield the pieces of an answer step by step, the next ones being read meanwhile."""
-        ring = self._hot.ring_bytes
-        most_bytes = max(min(GROUP_BYTES, ring / 2), ring / MOST_AHEAD)  # so that the next step always fits beside this one
-        passage = Passage(steps(plan, most_bytes), partial(self._ready, plan), self._ahead)
+        passage = Passage(partial(steps, plan), partial(self._ready, plan), self._ahead)
         held.callback(passage.close)
         for ready in passage:
             yield from pieces(plan.dataset, ready.step.symbols, plan.window, ready.runs)

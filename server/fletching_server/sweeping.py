@@ -21,6 +21,7 @@ from fletching_server.plan import Plan
 from fletching_server.snapshot import StoredFile
 
 MOST_AHEAD: Final = 8  # steps; more would only be thrown away where the reader stops
+PASSING_BYTES: Final = 128 << 20  # beside memory, of all sweeps of a moment: each step opens every file again, so few are cheaper
 _THREADS: Final = 2  # decoding uses more by itself, and people who read something else need the cores
 
 
@@ -86,12 +87,27 @@ class _Asked:
 
 
 class ReadAhead:
-    """Threads that read the next steps of answers: of all answers together no more than *max_bytes*. Close it."""
+    """Threads that read the next steps of answers: of all answers together no more than *max_bytes*. Close it.
 
-    def __init__(self, max_bytes: int) -> None:
-        self._left = max_bytes
+    A step is of *least_bytes* where many sweep at a time, and of more where few do.
+    """
+
+    def __init__(self, max_bytes: int, least_bytes: int = 0) -> None:
+        self._left, self._least_bytes, self._most_bytes = max_bytes, least_bytes, max(max_bytes, PASSING_BYTES)
+        self._passages = 0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
+
+    def enter(self) -> float:
+        """Count one more answer that passes through, and return how large its steps may be."""
+        with self._lock:
+            self._passages += 1
+            return max(self._least_bytes, self._most_bytes / self._passages)
+
+    def leave(self) -> None:
+        """Count one answer less."""
+        with self._lock:
+            self._passages -= 1
 
     def ask(self, step: Step, hold: Callable[[Step], Ready]) -> _Asked | None:
         """Return *step*, which is being read from now on; None where there is no room for it."""
@@ -119,13 +135,17 @@ class ReadAhead:
 class Passage:
     """The steps of one answer, as *hold* reads them, those that follow ahead of time. Each ends when the next is asked for.
 
+    *cut* returns the steps, of about so many bytes. Close it.
+
     A step whose turn comes before a thread was free for it is read by who asks: nobody waits behind somebody else's.
     """
 
-    def __init__(self, found: Iterator[Step], hold: Callable[[Step], Ready], ahead: ReadAhead) -> None:
-        self._found, self._hold, self._ahead = found, hold, ahead
+    def __init__(self, cut: Callable[[float], Iterator[Step]], hold: Callable[[Step], Ready], ahead: ReadAhead) -> None:
+        self._found, self._hold, self._ahead = cut(ahead.enter()), hold, ahead
+        self._closing = ExitStack()
+        self._closing.callback(ahead.leave)
         self._waiting: deque[_Asked] = deque()
-        self._upcoming = next(found, None)
+        self._upcoming = next(self._found, None)
         self._passing = ExitStack()
 
     def __iter__(self) -> Iterator[Ready]:
@@ -161,6 +181,7 @@ class Passage:
     def close(self) -> None:
         """End the step that is passing, and those that were read ahead of it."""
         self._upcoming = None
+        self._closing.close()
         self._passing.close()
         while self._waiting:
             asked = self._waiting.popleft()
