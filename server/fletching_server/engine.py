@@ -122,7 +122,7 @@ class Engine:
         opened.callback(fills.close)
         self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
-        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses, self.access)
+        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses, self.access.queue)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self._filtered = FilteredReads(store, self._reads, self._adjusted, desk, calendars, clock)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)

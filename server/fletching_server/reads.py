@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from itertools import chain, islice
 from typing import Final
@@ -23,8 +23,7 @@ from fletching_schemas.errors import (
     UnknownSymbol,
     copy_of,
 )
-from fletching_server.access import Noted, lineage_of
-from fletching_server.access_log import AccessLog
+from fletching_server.access import lineage_of
 from fletching_server.almanac import Calendars
 from fletching_server.answering import Answer
 from fletching_server.batches import cut, row_bytes, rows_per_batch
@@ -35,10 +34,12 @@ from fletching_server.desk import Desk
 from fletching_server.fills import Fills
 from fletching_server.gaps import Gaps, World, present_session, unknown
 from fletching_server.hot import HotTier
+from fletching_server.noting import Queue
 from fletching_server.pictures import Pictures
 from fletching_server.pieces import Piece, Run, Tally, parts, pieces
 from fletching_server.plan import Plan, divided, estimated_bytes, named_symbols, resolve
-from fletching_server.progress import Progress, ProgressBoard
+from fletching_server.progress import ProgressBoard
+from fletching_server.reading import Reading
 from fletching_server.repair import Repairs
 from fletching_server.snapshot import DatasetState, Life, StoredFile
 from fletching_server.spans import PROVISIONAL, UNCONFIRMED, merged
@@ -59,32 +60,6 @@ _DOWN: Final = (SourceUnavailable, SourceTimeout)  # the upstream is at fault, a
 Held = tuple[StoredFile, Run | None]
 
 
-@dataclass
-class _Reading:
-    """One read under way: what it found out so far."""
-
-    info: ReadInfo
-    started: float
-    progress: Progress
-    at: datetime
-    principal: str = ""
-    part: PartRequest | None = None
-    demand: ReadRequest | None = None
-    began: int | None = None  # the dataset's generation before anything was fetched for it
-    filled: Gaps = field(default_factory=dict)
-    failed: dict[str, Error] = field(default_factory=dict)
-    stale: dict[str, Error] = field(default_factory=dict)
-    awaited: Callable[[], None] | None = None  # lets what arrived for it be evicted again
-
-    def left(self, plan: Plan, state: DatasetState) -> Gaps:
-        """Return the gaps that nobody has tried to close for this read.
-
-        What it fetched or joined may be old by now, but it must be there: somebody may have set it aside.
-        """
-        gaps = unknown(plan.gaps, state, plan.calendar) if self.filled else plan.gaps
-        return {symbol: runs for symbol, runs in gaps.items() if symbol not in self.failed} if self.failed else gaps
-
-
 class Reads:
     """The read path of one engine."""
 
@@ -100,11 +75,12 @@ class Reads:
         clock: Clock,
         stats: Stats,
         uses: Uses,
-        access: AccessLog,
+        queue: Queue | None,
     ) -> None:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
         self._desk, self._calendars, self._clock, self._stats, self._uses = desk, calendars, clock, stats, uses
-        self._access = access
+        self._queue = queue  # of the access log; None: there is none
+        self.warmed: Collection[str] = frozenset()  # lineages that lie where they lie because somebody was expected to ask
         self.progress = ProgressBoard()
         self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
@@ -121,14 +97,14 @@ class Reads:
         part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, self.pictures.settled(asked))
         with self.progress.following(request.progress_id) as progress:
             info = ReadInfo(request.dataset, plane)
-            reading = _Reading(info, self._clock.monotonic(), progress, self._clock.now(), principal, part, demand)
+            reading = Reading(info, self._clock.monotonic(), progress, self._clock.now(), principal, part, demand)
             try:
                 return self._read(request, reading)
             finally:
                 if reading.awaited is not None:
                     reading.awaited()
 
-    def _read(self, request: ReadRequest, reading: _Reading) -> Answer:
+    def _read(self, request: ReadRequest, reading: Reading) -> Answer:
         now = reading.at  # one instant for all tries, or fresh rows would be too old
         for _ in range(_TRIES):
             try:
@@ -147,7 +123,7 @@ class Reads:
                 self._repairs.mend(damage)
         raise CorruptFile(f"{request.dataset}: files keep failing their checksums; check the disk and run `fletching verify`")
 
-    def _judge(self, request: ReadRequest, plan: Plan, state: DatasetState, reading: _Reading) -> None:
+    def _judge(self, request: ReadRequest, plan: Plan, state: DatasetState, reading: Reading) -> None:
         """Decide what failed calls mean: older rows serve, a part does for who is told that it is one, else an error."""
         if not reading.failed:
             return
@@ -209,7 +185,7 @@ class Reads:
         if lasting and not (plan.gaps or plan.due) and not _ages(plan, state, request):
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()
-            plan = self._prepared[key] = replace(plan, lasting=True)
+            plan = self._prepared[key] = replace(plan, lasting=True, asked=request)
         return plan
 
     def _resolved(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
@@ -258,7 +234,7 @@ class Reads:
             )
         return listed
 
-    def _close_gaps(self, request: ReadRequest, plan: Plan, gaps: Gaps, state: DatasetState, reading: _Reading) -> None:
+    def _close_gaps(self, request: ReadRequest, plan: Plan, gaps: Gaps, state: DatasetState, reading: Reading) -> None:
         """Return once *gaps* are stored, or are known not to be had."""
         if request.on_miss == "error":
             raise NotCached(f"{request.dataset}: {_told(gaps)} not held; read with on_miss='fill' to fetch it")
@@ -282,7 +258,7 @@ class Reads:
         request: ReadRequest,
         plan: Plan,
         state: DatasetState,
-        reading: _Reading,
+        reading: Reading,
         held: ExitStack,
     ) -> Answer:
         info = reading.info
@@ -296,17 +272,16 @@ class Reads:
         rows = parts(found, Tally(info, plan.columns, reading.filled))
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
         size = _batch_rows(plan, files)
-        noted = self._noted(request, plan, files, reading)
-        held.callback(self.finish, info, reading.started, noted)
+        held.callback(self.finish, reading, request, plan, self._tiers(reading, files))
         if plan.due and request.on_miss == "fill":
             self._fills.refresh(state, plan.due, plan.refresh)
         if in_memory and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
             whole = ahead[0].table((plan.columns,)) if ahead else plan.schema.empty_table()
-            return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead), noted=noted)
+            return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead), reading=reading)
         following = chain(ahead, rows)
         batches = cut((part.table((plan.columns,)) for part in following), size)
         rows_lying = following if in_memory else None
-        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, rows_lying, noted=noted)
+        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, rows_lying, reading=reading)
 
     def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""
@@ -316,7 +291,7 @@ class Reads:
             self._repairs.mend(damage)
             raise CorruptFile(f"{damage}; it has been set aside, and what it held is forgotten: read again") from damage
 
-    def _tell(self, plan: Plan, state: DatasetState, reading: _Reading) -> None:
+    def _tell(self, plan: Plan, state: DatasetState, reading: Reading) -> None:
         info = reading.info
         reason = "not_cached" if self._desk.source(info.dataset) else "no_source"
         info.tell_gaps(told_gaps(plan, state, reason, reading.failed))
@@ -325,27 +300,20 @@ class Reads:
         fetched = oldest_fetch(plan, state)
         info.age_seconds = None if fetched is None else max(0.0, self._clock.now().timestamp() - fetched)
 
-    def _noted(self, request: ReadRequest, plan: Plan, files: Sequence[Held], reading: _Reading) -> Noted | None:
-        """Return what the access log will tell of this read; it refers to no image, which would keep its memory."""
-        if reading.demand is None or not self._access.on:
+    def _tiers(self, reading: Reading, files: Sequence[Held]) -> tuple[str, ...] | None:
+        """Return where each file was, for the access log; None where the read is not logged."""
+        if reading.demand is None or self._queue is None:
             return None
-        asked = (reading.at, reading.principal, reading.demand, request, plan.symbols, plan.window, plan.files)
-        tiers = [run.tier if run else "cold" for _, run in files]
-        expected = self._access.warmed
-        warmed = [lineage_of(file) in expected for file in plan.files] if expected else ()
-        return Noted(*asked, tiers, reading.info, plan.lasting, reading.began, warmed, reading.part)
+        return tuple([run.tier if run else "cold" for _, run in files])
 
-    def nothing_wanted(self, demand: ReadRequest, asked: ReadRequest, plan: Plan, info: ReadInfo, principal: str) -> Noted | None:
-        """Return what the access log tells of a read that turned out to want no row, by what is left of it, *asked*."""
-        reading = _Reading(info, 0.0, Progress(), self._clock.now(), principal, demand=demand)
-        return self._noted(asked, replace(plan, files=()), (), reading)
-
-    def finish(self, info: ReadInfo, started: float, noted: Noted | None) -> None:
-        """Count the read that began at *started*, on the monotonic clock, and log it."""
-        info.milliseconds = (self._clock.monotonic() - started) * 1e3
+    def finish(self, reading: Reading, request: ReadRequest, plan: Plan, tiers: tuple[str, ...] | None) -> None:
+        """Count the read that has ended, and with *tiers* take it down for the access log."""
+        info = reading.info
+        info.milliseconds = (self._clock.monotonic() - reading.started) * 1e3
         self._stats.read_ended(info)
-        if noted is not None:
-            self._access.note(noted)
+        if tiers is not None and self._queue is not None:
+            warmed = tuple(lineage_of(file) in self.warmed for file in plan.files) if self.warmed else ()
+            self._queue.note(reading.ended(request, plan, tiers, warmed))
 
     def _hold(self, plan: Plan, file: StoredFile, held: ExitStack) -> Held:
         """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""

@@ -1,0 +1,50 @@
+"""One read under way: what it found out so far, and what is noted of it when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from fletching_schemas import PartRequest, ReadInfo, ReadRequest
+from fletching_schemas.errors import Error
+from fletching_server.gaps import Gaps, unknown
+from fletching_server.noting import Noted, made
+from fletching_server.plan import Plan
+from fletching_server.progress import Progress
+from fletching_server.snapshot import DatasetState
+
+
+@dataclass
+class Reading:
+    """One read under way: what it found out so far."""
+
+    info: ReadInfo
+    started: float
+    progress: Progress
+    at: datetime
+    principal: str = ""
+    part: PartRequest | None = None
+    demand: ReadRequest | None = None
+    began: int | None = None  # the dataset's generation before anything was fetched for it
+    filled: Gaps = field(default_factory=dict)
+    failed: dict[str, Error] = field(default_factory=dict)
+    stale: dict[str, Error] = field(default_factory=dict)
+    noted: Noted | None = None  # once it has ended
+    awaited: Callable[[], None] | None = None  # lets what arrived for it be evicted again
+
+    def left(self, plan: Plan, state: DatasetState) -> Gaps:
+        """Return the gaps that nobody has tried to close for this read.
+
+        What it fetched or joined may be old by now, but it must be there: somebody may have set it aside.
+        """
+        gaps = unknown(plan.gaps, state, plan.calendar) if self.filled else plan.gaps
+        return {symbol: runs for symbol, runs in gaps.items() if symbol not in self.failed} if self.failed else gaps
+
+    def ended(self, request: ReadRequest, plan: Plan, tiers: tuple[str, ...], warmed: tuple[bool, ...]) -> Noted:
+        """Return what is noted of it; nothing of that refers to an image, which would stay in memory."""
+        info, demand = self.info, self.demand
+        asked = (None, None) if plan.lasting and demand is request else (demand, request)
+        counts = (info.upstream_calls, info.rows, info.bytes, info.milliseconds)
+        self.noted = noted = made(Noted, (self.at, self.principal, *asked, plan, tiers, *counts, self.began, warmed, self.part))
+        return noted
