@@ -69,7 +69,7 @@ class FilteredReads:
         plan, _ = self._reads.explain(replace(request, on_miss="cached", adjust=None, adjust_ref=None))
         info, held = ReadInfo(request.dataset, plane), ExitStack()
         reading = Reading(info, self._clock.monotonic(), Progress(), self._clock.now(), principal, demand=demand)
-        held.callback(self._reads.finish, reading, request, replace(plan, files=()), ())
+        held.callback(self._reads.finish, reading, request, replace(plan, files=()))
         return Answer(plan.schema, plan.schema.empty_table(), info, held, 1, plan, reading=reading)
 
     def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:

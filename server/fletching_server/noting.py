@@ -26,8 +26,8 @@ class Noted(NamedTuple):
 
     ``demand`` is what somebody asked, and ``asked`` what was read for it, as a filter narrows it; both None where they are what
     a kept plan was made for: with thousands of reads waiting, requests that are not reused at once cost more than all else.
-    ``tiers`` and ``warmed`` are by file, the latter empty where nothing was. Segments after the generation ``began`` were
-    fetched for it (None: nothing was).
+    ``cold`` are the keys of files that did not lie in memory; ``warmed`` is by file, empty where none was. Segments after the
+    generation ``began`` were fetched for it (None: nothing was).
     """
 
     at: datetime
@@ -35,7 +35,7 @@ class Noted(NamedTuple):
     demand: ReadRequest | None
     asked: ReadRequest | None
     plan: Plan
-    tiers: tuple[str, ...]
+    cold: tuple[str, ...] = ()
     upstream_calls: int = 0
     rows: int = 0
     bytes: int = 0
@@ -119,15 +119,18 @@ def event_of(noted: Noted, request_id: str, principal: str, repeats: int = 0) ->
 def _touched(noted: Noted) -> tuple[Touched, ...]:
     """Return each partition that was read, and the segments, put together by bucket and tier."""
     sizes: dict[tuple[str, int, str, bool], int] = {}
-    for file, tier, expected in _files(noted):
+    cold = frozenset(noted.cold)
+    for file, expected in _files(noted):
         fetched = noted.began is not None and file.kind == "segment" and file.seq > noted.began
-        place = (period_of(file), file.bucket, "source" if fetched else tier, expected)
+        tier = "source" if fetched else "cold" if file.key in cold else "hot"
+        place = (period_of(file), file.bucket, tier, expected)
         sizes[place] = sizes.get(place, 0) + file.memory_bytes
     return tuple(Touched(period, bucket, size, tier, warm) for (period, bucket, tier, warm), size in sizes.items())
 
 
-def _files(noted: Noted) -> Iterable[tuple[StoredFile, str, bool]]:
-    return zip(noted.plan.files, noted.tiers, noted.warmed or (False,) * len(noted.tiers), strict=True)
+def _files(noted: Noted) -> Iterable[tuple[StoredFile, bool]]:
+    files = noted.plan.files
+    return zip(files, noted.warmed or (False,) * len(files), strict=True)
 
 
 # Too many at once
@@ -139,32 +142,31 @@ def thinned(batch: Iterable[Noted], singly: int, most: int) -> tuple[list[tuple[
     Of each principal the first *singly* are told one by one; after these a read like one before only counts. A principal's
     reads that differ are told up to *most*, and left out beyond.
     """
-    told: list[tuple[Noted, int]] = []
+    told: list[Noted] = []
+    repeats: list[int] = []  # of each of these
+    places: dict[Any, int] = {}
     counts: dict[str, int] = {}
-    repeats: dict[Any, list[int]] = {}
     left_out = 0
     for noted in batch:
-        principal = noted.principal
-        count = counts.get(principal, 0)
-        alike = repeats.setdefault(_mark(noted), [])
-        if alike and count >= singly:
-            alike[1] += 1
+        count = counts.get(noted.principal, 0)
+        mark = _mark(noted)
+        if count >= singly and (place := places.get(mark)) is not None:
+            repeats[place] += 1
         elif count >= most:
             left_out += 1
         else:
-            counts[principal] = count + 1
-            alike[:] = [len(told), 0]
-            told.append((noted, 0))
-    for place, count in filter(None, repeats.values()):
-        told[place] = (told[place][0], count)
-    return told, left_out
+            counts[noted.principal] = count + 1
+            places[mark] = len(told)
+            told.append(noted)
+            repeats.append(0)
+    return list(zip(told, repeats, strict=True)), left_out
 
 
 def _mark(noted: Noted) -> Any:
     """Return what reads alike have in common: the kept plan itself, or what another one was made for."""
     if noted.asked is None and not noted.warmed:
-        return noted.principal, id(noted.plan), noted.tiers, noted.upstream_calls
-    alike = (noted.asked, noted.demand, noted.plan.files, noted.tiers, tuple(noted.warmed), noted.upstream_calls)
+        return noted.principal, id(noted.plan), noted.cold, noted.upstream_calls
+    alike = (noted.asked, noted.demand, noted.plan.files, noted.cold, tuple(noted.warmed), noted.upstream_calls)
     return noted.principal, *alike
 
 
@@ -200,13 +202,13 @@ class Parts:
 def joined(parts: Sequence[Noted]) -> Noted:
     """Return the one read that *parts* are of."""
     ordered = sorted(parts, key=lambda noted: noted.part.part if noted.part else 0)
-    first, files = ordered[0], {file.key: (file, tier, warm) for noted in ordered for file, tier, warm in _files(noted)}
+    first, files = ordered[0], {file.key: (file, warm) for noted in ordered for file, warm in _files(noted)}
     symbols = tuple(symbol for noted in ordered for symbol in noted.plan.symbols)
     return first._replace(
         at=min(noted.at for noted in parts),
-        plan=replace(first.plan, symbols=symbols, files=tuple(file for file, _, _ in files.values())),
-        tiers=tuple(tier for _, tier, _ in files.values()),
-        warmed=tuple(warm for _, _, warm in files.values()),
+        plan=replace(first.plan, symbols=symbols, files=tuple(file for file, _ in files.values())),
+        cold=tuple(key for noted in ordered for key in noted.cold),
+        warmed=tuple(warm for _, warm in files.values()),
         upstream_calls=sum(noted.upstream_calls for noted in parts),
         rows=sum(noted.rows for noted in parts),
         bytes=sum(noted.bytes for noted in parts),

@@ -15,7 +15,7 @@ from fletching_server.progress import Progress
 from fletching_server.snapshot import DatasetState
 
 
-@dataclass
+@dataclass(slots=True)
 class Reading:
     """One read under way: what it found out so far."""
 
@@ -30,6 +30,7 @@ class Reading:
     filled: Gaps = field(default_factory=dict)
     failed: dict[str, Error] = field(default_factory=dict)
     stale: dict[str, Error] = field(default_factory=dict)
+    cold: list[str] = field(default_factory=list)  # the keys of files that did not lie in memory
     noted: Noted | None = None  # once it has ended
     awaited: Callable[[], None] | None = None  # lets what arrived for it be evicted again
 
@@ -41,10 +42,27 @@ class Reading:
         gaps = unknown(plan.gaps, state, plan.calendar) if self.filled else plan.gaps
         return {symbol: runs for symbol, runs in gaps.items() if symbol not in self.failed} if self.failed else gaps
 
-    def ended(self, request: ReadRequest, plan: Plan, tiers: tuple[str, ...], warmed: tuple[bool, ...]) -> Noted:
+    def ended(self, request: ReadRequest, plan: Plan, warmed: tuple[bool, ...]) -> Noted:
         """Return what is noted of it; nothing of that refers to an image, which would stay in memory."""
         info, demand = self.info, self.demand
-        asked = (None, None) if plan.lasting and demand is request else (demand, request)
-        counts = (info.upstream_calls, info.rows, info.bytes, info.milliseconds)
-        self.noted = noted = made(Noted, (self.at, self.principal, *asked, plan, tiers, *counts, self.began, warmed, self.part))
+        plain = plan.lasting and demand is request
+        noted: Noted = made(
+            Noted,
+            (
+                self.at,
+                self.principal,
+                None if plain else demand,
+                None if plain else request,
+                plan,
+                tuple(self.cold),
+                info.upstream_calls,
+                info.rows,
+                info.bytes,
+                info.milliseconds,
+                self.began,
+                warmed,
+                self.part,
+            ),
+        )
+        self.noted = noted
         return noted

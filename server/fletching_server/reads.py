@@ -262,7 +262,7 @@ class Reads:
         held: ExitStack,
     ) -> Answer:
         info = reading.info
-        files = [self._hold(plan, file, held) for file in plan.files]
+        files = [self._hold(plan, file, held, reading) for file in plan.files]
         info.partitions, info.generation = len(files), state.generation
         if request.info:
             self._tell(plan, state, reading)
@@ -272,7 +272,7 @@ class Reads:
         rows = parts(found, Tally(info, plan.columns, reading.filled))
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
         size = _batch_rows(plan, files)
-        held.callback(self.finish, reading, request, plan, self._tiers(reading, files))
+        held.callback(self.finish, reading, request, plan)
         if plan.due and request.on_miss == "fill":
             self._fills.refresh(state, plan.due, plan.refresh)
         if in_memory and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
@@ -300,26 +300,22 @@ class Reads:
         fetched = oldest_fetch(plan, state)
         info.age_seconds = None if fetched is None else max(0.0, self._clock.now().timestamp() - fetched)
 
-    def _tiers(self, reading: Reading, files: Sequence[Held]) -> tuple[str, ...] | None:
-        """Return where each file was, for the access log; None where the read is not logged."""
-        if reading.demand is None or self._queue is None:
-            return None
-        return tuple([run.tier if run else "cold" for _, run in files])
-
-    def finish(self, reading: Reading, request: ReadRequest, plan: Plan, tiers: tuple[str, ...] | None) -> None:
-        """Count the read that has ended, and with *tiers* take it down for the access log."""
+    def finish(self, reading: Reading, request: ReadRequest, plan: Plan) -> None:
+        """Count the read that has ended, and where somebody asked for it take it down for the access log."""
         info = reading.info
         info.milliseconds = (self._clock.monotonic() - reading.started) * 1e3
         self._stats.read_ended(info)
-        if tiers is not None and self._queue is not None:
+        if reading.demand is not None and self._queue is not None:
             warmed = tuple(lineage_of(file) in self.warmed for file in plan.files) if self.warmed else ()
-            self._queue.note(reading.ended(request, plan, tiers, warmed))
+            self._queue.note(reading.ended(request, plan, warmed))
 
-    def _hold(self, plan: Plan, file: StoredFile, held: ExitStack) -> Held:
+    def _hold(self, plan: Plan, file: StoredFile, held: ExitStack, reading: Reading) -> Held:
         """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
         tier: Tier = "hot"
         self._uses.note(file)
         lease = self._hot.lease(file.key)
+        if lease is None:
+            reading.cold.append(file.key)
         if lease is None and self._hot.wants_whole(file.key, file.memory_bytes, file.share_of(plan.symbols)):
             tier = "cold"
             lease = self._hot.load(file.key, file.memory_bytes, lambda: self._cold.whole(plan.dataset, file))
