@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -20,11 +20,12 @@ import pyarrow as pa
 import structlog
 
 from fletching_schemas.errors import StoreUnwritable
-from fletching_server.access import ALL, AccessEvent, Noted, Parts, event_of, group_of, thinned
+from fletching_server.access import ALL, AccessEvent
 from fletching_server.access_files import AccessFiles
 from fletching_server.access_table import EVENTS, GROUPS, microseconds, to_events, to_table
 from fletching_server.background import Background
 from fletching_server.clock import Clock
+from fletching_server.noting import Noted, Parts, Queue, event_of, members_of, thinned
 from fletching_server.principals import Principals
 from fletching_server.settings import Settings
 from fletching_server.stats import Stats
@@ -33,8 +34,6 @@ log = structlog.get_logger(__name__)
 
 Listener = Callable[[Sequence[AccessEvent]], None]
 
-MOST_WEIGHT: Final = 65_536  # of the queue, about a kilobyte each; what comes on top is counted and left out
-WAKE_WEIGHT: Final = 4096  # from here on the queue is drained at once
 SINGLY: Final = 100  # events of a principal per drain that are told one by one; see ``access.thinned``
 MOST_EVENTS: Final = 1000  # of a principal per drain; it bounds what anybody can make us write
 PART_SECONDS: Final = 60.0  # how long parts of an answer wait for the others
@@ -42,28 +41,23 @@ JUMP_SECONDS: Final = 60.0  # by so much the wall clock may leave the monotonic 
 KEEP_EVENTS: Final = 500_000  # written, after which the log is brought within its bounds, even if the day is not over
 MOST_MEMBERS: Final = 5_000_000  # symbols of groups that are written per day
 _GROUPS_KEPT: Final = 512
-_NOBODY: Final[frozenset[str]] = frozenset()
 
 
 class AccessLog:
     """The access log of one store, safe to use from any thread.
 
     ``listeners`` are called with each batch of events that was drained, in order; they should be quick, and an error of one is
-    logged and disturbs nobody. ``warmed`` are the lineages (``dataset/period/bucket``) that lie where they lie because
-    somebody was expected to ask: whoever warms puts its own container here.
+    logged and disturbs nobody.
     """
 
     def __init__(self, root: Path, clock: Clock, stats: Stats, settings: Settings) -> None:
-        self.on = settings.access_log
+        self.queue = Queue() if settings.access_log else None  # where reads are noted; None: they are not
         self.listeners: list[Listener] = []
-        self.warmed: Container[str] = _NOBODY
         self.files = AccessFiles(root / "access")
         self._clock, self._stats = clock, stats
         self._days, self._most_bytes = settings.access_days, int(settings.access_disk)
         self._seconds = settings.access_seconds
         self._principals = Principals(self.files.root / "key" if settings.access_hash else None)
-        self._pending: deque[Noted] = deque()
-        self._weight = self._left_out = 0
         self._parts = Parts()
         self._run, self._numbers = os.urandom(4).hex(), itertools.count()
         self._members: OrderedDict[str, tuple[str, ...]] = OrderedDict()
@@ -74,29 +68,16 @@ class AccessLog:
         self._draining = RLock()  # held for I/O, but only by those who want the log itself
         self._work = Background("access-log", self._worked, self._seconds)
 
-    # Noting: in the read path
-
-    def note(self, noted: Noted) -> None:
-        """Take down one read that has ended. No lock, no I/O: other threads at most make the weight a little wrong."""
-        weight = self._weight + noted.weight
-        if weight > MOST_WEIGHT:
-            self._left_out += 1
-            return
-        self._pending.append(noted)
-        if self._weight < WAKE_WEIGHT <= weight:
-            self._work.wake()
-        self._weight = weight
-
     def again(self, noted: Noted, principal: str) -> None:
         """Take down that the very answer of *noted* went out once more, to *principal*."""
-        if self.on:
-            self.note(noted._replace(at=self._clock.now(), principal=principal, again=True))
+        if self.queue is not None:
+            self.queue.note(noted._replace(at=self._clock.now(), principal=principal, upstream_calls=0, milliseconds=0.0))
 
     # Draining: in the background
 
     def start(self) -> None:
         """Begin to write what is noted, and to keep the log within its bounds."""
-        if self.on:
+        if self.queue is not None:
             self.files.sweep()
             self._work.start()
 
@@ -109,15 +90,13 @@ class AccessLog:
     def flush(self) -> None:
         """Return once all that was noted before is written, and the listeners know of it."""
         with self._draining:
-            self._weight = 0
-            batch = [self._pending.popleft() for _ in range(len(self._pending))]
+            batch, missed = self.queue.taken() if self.queue else ([], 0)
             whole = self._parts.taken(batch)
             whole += self._parts.left(self._clock.now() - timedelta(seconds=PART_SECONDS))
-            self._drain(whole)
+            self._drain(whole, missed)
 
-    def _drain(self, batch: Sequence[Noted]) -> None:
+    def _drain(self, batch: Sequence[Noted], missed: int = 0) -> None:
         told, left_out = thinned(batch, SINGLY, MOST_EVENTS)
-        missed, self._left_out = self._left_out, 0
         events: list[AccessEvent] = []
         try:
             events = [self._event(noted, repeats) for noted, repeats in told]
@@ -133,14 +112,14 @@ class AccessLog:
             self._tell(events)
 
     def _event(self, noted: Noted, repeats: int) -> AccessEvent:
-        group = group_of(None if noted.asked.symbols is None else noted.symbols)
-        if group.startswith("#"):
-            self._members[group] = noted.symbols
-            self._members.move_to_end(group)
+        request_id = f"{self._run}-{next(self._numbers)}"
+        event = event_of(noted, request_id, self._principals.name(noted.principal), repeats)
+        if event.group.startswith("#"):
+            self._members[event.group] = members_of(noted) or ()
+            self._members.move_to_end(event.group)
             if len(self._members) > _GROUPS_KEPT:
                 self._members.popitem(last=False)
-        request_id = f"{self._run}-{next(self._numbers)}"
-        return event_of(noted, request_id, self._principals.name(noted.principal), group, repeats)
+        return event
 
     def _write(self, day: date, events: Sequence[AccessEvent]) -> None:
         first = microseconds(min(event.at for event in events))
@@ -201,7 +180,7 @@ class AccessLog:
     def close(self) -> None:
         """Write what is noted, and stop; a second call does nothing more."""
         self._work.close()
-        if self.on:
+        if self.queue is not None:
             with self._draining:
                 self.flush()
                 self._drain(self._parts.left())
@@ -248,7 +227,7 @@ class AccessLog:
 
     def facts(self) -> dict[str, int]:
         """Return what the log takes on disk, and how many reads wait to be written."""
-        return {"access_log_bytes": self.files.bytes(), "access_log_waiting": len(self._pending)}
+        return {"access_log_bytes": self.files.bytes(), "access_log_waiting": len(self.queue or ())}
 
 
 def _day(at: float) -> date:

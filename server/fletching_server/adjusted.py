@@ -268,7 +268,7 @@ def _answer(
     parts: Iterator[Part] | None = None,
     layers: Layers | None = None,
 ) -> Answer:
-    return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, raw.plan, parts, layers, noted=raw.noted)
+    return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, raw.plan, parts, layers, reading=raw.reading)
 
 
 def _beside(prepared: _Prepared, raw: Answer, prices: Place) -> tuple[Iterator[Part] | None, Layers | None]:

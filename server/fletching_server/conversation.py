@@ -80,7 +80,8 @@ class _Vouching:
     def keep(self, vouched: Vouched, buffers: Sequence[bytes | memoryview], answer: Answer) -> None:
         """Keep *buffers* for whoever asks the same within a second, unless something is being committed, or they are many."""
         if self.number % 2 == 0 and sum(map(len, buffers)) <= SENT_BYTES:
-            vouched.keep(self.raw, b"".join(buffers), answer.info, self.number, self.now, answer.noted)
+            noted = answer.reading.noted if answer.reading else None
+            vouched.keep(self.raw, b"".join(buffers), answer.info, self.number, self.now, noted)
 
 
 class _GoneError(OSError):

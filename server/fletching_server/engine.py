@@ -132,7 +132,7 @@ class Engine:
         self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
         self.tracking = tracking = Tracking(clock)
-        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses, self.access, tracking)
+        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses, self.access.queue, tracking)
         opened.callback(self._reads.close)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self._warming = Warming(store, hot, cold, self._reads, desk, clock, uses, tracking)

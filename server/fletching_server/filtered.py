@@ -23,6 +23,8 @@ from fletching_server.clock import Clock
 from fletching_server.desk import Desk
 from fletching_server.filtering import check_filter, filter_columns, filtered
 from fletching_server.narrowing import Narrowed, narrow
+from fletching_server.progress import Progress
+from fletching_server.reading import Reading
 from fletching_server.reads import Reads
 from fletching_server.snapshot import DatasetState
 from fletching_server.store import Store
@@ -66,9 +68,9 @@ class FilteredReads:
             self._adjusted.explain(request)
         plan, _ = self._reads.explain(replace(request, on_miss="cached", adjust=None, adjust_ref=None))
         info, held = ReadInfo(request.dataset, plane), ExitStack()
-        noted = self._reads.nothing_wanted(demand, request, plan, info, principal)
-        held.callback(self._reads.finish, info, self._clock.monotonic(), noted)
-        return Answer(plan.schema, plan.schema.empty_table(), info, held, 1, plan, noted=noted)
+        reading = Reading(info, self._clock.monotonic(), Progress(), self._clock.now(), principal, demand=demand)
+        held.callback(self._reads.finish, reading, request, replace(plan, files=()))
+        return Answer(plan.schema, plan.schema.empty_table(), info, held, 1, plan, reading=reading)
 
     def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
         """Return the schema of the answer to *request*, and how many rows it will have (-1: only reading can tell)."""
@@ -150,11 +152,11 @@ def _selected(raw: Answer, narrowed: Narrowed, limit: int | None, schema: pa.Sch
         rows = raw.whole.slice(0, limit)
         share = rows.num_rows / max(raw.whole.num_rows, 1)
         info.rows, info.bytes = rows.num_rows, round(info.bytes * share)
-        return Answer(schema, rows, info, raw.held, raw.batch_rows, raw.plan, noted=raw.noted)
+        return Answer(schema, rows, info, raw.held, raw.batch_rows, raw.plan, reading=raw.reading)
     tally = _Tally()
     raw.held.callback(tally.tell, info)  # before the read is counted as ended: what was begun last ends first
     rows_left = tally.counting(filtered(raw, narrowed.rest, limit, schema))
-    return Answer(schema, rows_left, info, raw.held, raw.batch_rows, raw.plan, noted=raw.noted)
+    return Answer(schema, rows_left, info, raw.held, raw.batch_rows, raw.plan, reading=raw.reading)
 
 
 class _Tally:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import chain, islice
+from threading import get_ident
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -25,8 +25,6 @@ from fletching_schemas.errors import (
     UnknownSymbol,
     copy_of,
 )
-from fletching_server.access import Noted
-from fletching_server.access_log import AccessLog
 from fletching_server.almanac import Calendars
 from fletching_server.answering import Answer
 from fletching_server.batches import cut, row_bytes, rows_per_batch
@@ -37,11 +35,13 @@ from fletching_server.desk import Desk
 from fletching_server.fills import Fills
 from fletching_server.gaps import Gaps, World, present_session, unknown
 from fletching_server.hot import HotTier, Lease
+from fletching_server.noting import Queue
 from fletching_server.pictures import Pictures
 from fletching_server.pieces import Piece, Run, Tally, parts, pieces
 from fletching_server.plan import Plan, divided, estimated_bytes, named_symbols, resolve
 from fletching_server.policy import cheaper_whole
-from fletching_server.progress import Progress, ProgressBoard
+from fletching_server.progress import ProgressBoard
+from fletching_server.reading import Reading
 from fletching_server.repair import Repairs
 from fletching_server.snapshot import DatasetState, Life, StoredFile
 from fletching_server.spans import PROVISIONAL, UNCONFIRMED, merged
@@ -78,34 +78,6 @@ def no_run(request: ReadRequest, plan: Plan, principal: str) -> int:
     return 0
 
 
-@dataclass
-class _Reading:
-    """One read under way: what it found out so far."""
-
-    info: ReadInfo
-    started: float
-    progress: Progress
-    at: datetime
-    principal: str = ""
-    part: PartRequest | None = None
-    early: bool = False  # nobody asked yet: it is expected
-    fetched_rows: int = 0
-    demand: ReadRequest | None = None
-    began: int | None = None  # the dataset's generation before anything was fetched for it
-    filled: Gaps = field(default_factory=dict)
-    failed: dict[str, Error] = field(default_factory=dict)
-    stale: dict[str, Error] = field(default_factory=dict)
-    awaited: Callable[[], None] | None = None  # lets what arrived for it be evicted again
-
-    def left(self, plan: Plan, state: DatasetState) -> Gaps:
-        """Return the gaps that nobody has tried to close for this read.
-
-        What it fetched or joined may be old by now, but it must be there: somebody may have set it aside.
-        """
-        gaps = unknown(plan.gaps, state, plan.calendar) if self.filled else plan.gaps
-        return {symbol: runs for symbol, runs in gaps.items() if symbol not in self.failed} if self.failed else gaps
-
-
 @dataclass(frozen=True)
 class Prepared:
     """What it took to have the cells of a read on disk, and which symbols could not be fetched."""
@@ -131,13 +103,14 @@ class Reads:
         clock: Clock,
         stats: Stats,
         uses: Uses,
-        access: AccessLog,
+        queue: Queue | None,
         tracking: Tracking,
     ) -> None:
         self._store, self._hot, self._cold, self._fills, self._repairs = store, hot, cold, fills, repairs
         self._desk, self._calendars, self._clock, self._stats, self._uses = desk, calendars, clock, stats, uses
-        self._access, self._tracking = access, tracking
-        self._answering, self._counting = 0, threading.Lock()
+        self._queue = queue  # of the access log; None: there is none
+        self._tracking = tracking
+        self._answering: set[int] = set()  # threads that work on the beginning of an answer
         self.progress = ProgressBoard()
         self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
@@ -156,24 +129,18 @@ class Reads:
         part, request = (asked, asked.read) if isinstance(asked, PartRequest) else (None, self.pictures.settled(asked))
         with self.progress.following(request.progress_id) as progress:
             info = ReadInfo(request.dataset, plane)
-            reading = _Reading(info, self._clock.monotonic(), progress, self._clock.now(), principal, part, demand=demand)
-            with self._busy():
+            reading = Reading(info, self._clock.monotonic(), progress, self._clock.now(), principal, part, demand)
+            me = get_ident()
+            self._answering.add(me)
+            try:
                 return self._read(request, reading, lambda plan, state, held: self._answer(request, plan, state, reading, held))
+            finally:
+                self._answering.discard(me)
 
     @property
     def busy(self) -> bool:
         """Whether somebody waits for the beginning of an answer."""
-        return self._answering > 0
-
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
-        with self._counting:
-            self._answering += 1
-        try:
-            yield
-        finally:
-            with self._counting:
-                self._answering -= 1
+        return bool(self._answering)
 
     def prepare(self, request: ReadRequest, load: Callable[[Plan], None]) -> Prepared:
         """Return what it took to close the gaps of *request* before anybody asked, in calls that people go before.
@@ -184,18 +151,18 @@ class Reads:
         with self.progress.following(request.progress_id) as progress:
             request = replace(request, info=True)
             info, now = ReadInfo(request.dataset), self._clock.now()
-            reading = _Reading(info, self._clock.monotonic(), progress, now, early=True)
+            reading = Reading(info, self._clock.monotonic(), progress, now, early=True)
             self._read(request, reading, lambda plan, _state, _held: load(plan))
             return Prepared(info.upstream_calls, info.joined_calls, reading.fetched_rows, reading.failed | reading.stale)
 
-    def _read(self, request: ReadRequest, reading: _Reading, ending: Ending[T]) -> T:
+    def _read(self, request: ReadRequest, reading: Reading, ending: Ending[T]) -> T:
         try:
             return self._ended(request, reading, ending)
         finally:
             if reading.awaited is not None:
                 reading.awaited()
 
-    def _ended(self, request: ReadRequest, reading: _Reading, ending: Ending[T]) -> T:
+    def _ended(self, request: ReadRequest, reading: Reading, ending: Ending[T]) -> T:
         now = reading.at  # one instant for all tries, or fresh rows would be too old
         for _ in range(_TRIES):
             try:
@@ -214,7 +181,7 @@ class Reads:
                 self._repairs.mend(damage)
         raise CorruptFile(f"{request.dataset}: files keep failing their checksums; check the disk and run `fletching verify`")
 
-    def _judge(self, request: ReadRequest, plan: Plan, state: DatasetState, reading: _Reading) -> None:
+    def _judge(self, request: ReadRequest, plan: Plan, state: DatasetState, reading: Reading) -> None:
         """Decide what failed calls mean: older rows serve, a part does for who is told that it is one, else an error."""
         if not reading.failed:
             return
@@ -280,7 +247,7 @@ class Reads:
         if lasting and not (plan.gaps or plan.due) and not _ages(plan, state, request):
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()
-            plan = self._prepared[key] = replace(plan, lasting=True)
+            plan = self._prepared[key] = replace(plan, lasting=True, asked=request)
         return plan
 
     def _resolved(self, request: ReadRequest, state: DatasetState, now: datetime) -> Plan:
@@ -329,7 +296,7 @@ class Reads:
             )
         return listed
 
-    def _close_gaps(self, request: ReadRequest, plan: Plan, gaps: Gaps, state: DatasetState, reading: _Reading) -> None:
+    def _close_gaps(self, request: ReadRequest, plan: Plan, gaps: Gaps, state: DatasetState, reading: Reading) -> None:
         """Return once *gaps* are stored, or are known not to be had."""
         if request.on_miss == "error":
             raise NotCached(f"{request.dataset}: {_told(gaps)} not held; read with on_miss='fill' to fetch it")
@@ -354,7 +321,7 @@ class Reads:
         request: ReadRequest,
         plan: Plan,
         state: DatasetState,
-        reading: _Reading,
+        reading: Reading,
         held: ExitStack,
     ) -> Answer:
         info = reading.info
@@ -366,17 +333,19 @@ class Reads:
         rows = parts(found, Tally(info, plan.columns, reading.filled))
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
         size = _batch_rows(plan)
-        noted = self._noted(request, plan, runs, reading)
-        held.callback(self.finish, info, reading.started, noted)
+        reading.cold = [file.key for file, run in zip(plan.files, runs, strict=True) if run is None or run.tier != "hot"]
+        if reading.demand is not None:
+            self._meet(plan, reading)
+        held.callback(self.finish, reading, request, plan)
         if plan.due and request.on_miss == "fill":
             self._fills.refresh(state, plan.due, plan.refresh)
         if in_memory and len(ahead) < 2 and not any(run and run.image.has_text for run in runs):
             whole = ahead[0].table((plan.columns,)) if ahead else plan.schema.empty_table()
-            return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead), noted=noted)
+            return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead), reading=reading)
         following = chain(ahead, rows)
         batches = cut((part.table((plan.columns,)) for part in following), size)
         rows_lying = following if in_memory else None
-        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, rows_lying, noted=noted)
+        return Answer(plan.schema, self._rest(batches), info, held.pop_all(), size, plan, rows_lying, reading=reading)
 
     def _rest(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield *batches*; rows have left already, so a file found damaged now is mended for the next read only."""
@@ -386,7 +355,7 @@ class Reads:
             self._repairs.mend(damage)
             raise CorruptFile(f"{damage}; it has been set aside, and what it held is forgotten: read again") from damage
 
-    def _tell(self, plan: Plan, state: DatasetState, reading: _Reading) -> None:
+    def _tell(self, plan: Plan, state: DatasetState, reading: Reading) -> None:
         info = reading.info
         reason = "not_cached" if self._desk.source(info.dataset) else "no_source"
         info.tell_gaps(told_gaps(plan, state, reason, reading.failed))
@@ -395,36 +364,20 @@ class Reads:
         fetched = oldest_fetch(plan, state)
         info.age_seconds = None if fetched is None else max(0.0, self._clock.now().timestamp() - fetched)
 
-    def _warmed(self, plan: Plan, runs: Sequence[Run | None], reading: _Reading) -> Sequence[bool]:
-        """Return which files were there because somebody was expected to ask, and tell; none where nothing was."""
-        if reading.demand is None:
-            return ()
-        in_memory = all(run is not None and run.tier == "hot" for run in runs)
-        met = self._tracking.met(plan, in_memory=in_memory, waited=bool(reading.filled))
-        flags = [any(mark.holds(file) for mark in met) for file in plan.files] if met else ()
-        reading.info.warmed = sum(flags)
-        return flags
+    def _meet(self, plan: Plan, reading: Reading) -> None:
+        """Find which files were there because somebody was expected to ask, and tell."""
+        met = self._tracking.met(plan, in_memory=not reading.cold, waited=bool(reading.filled))
+        if met:
+            reading.warmed = tuple(any(mark.holds(file) for mark in met) for file in plan.files)
+            reading.info.warmed = sum(reading.warmed)
 
-    def _noted(self, request: ReadRequest, plan: Plan, runs: Sequence[Run | None], reading: _Reading) -> Noted | None:
-        """Return what the access log will tell of this read; it refers to no image, which would keep its memory."""
-        warmed = self._warmed(plan, runs, reading)
-        if reading.demand is None or not self._access.on:
-            return None
-        asked = (reading.at, reading.principal, reading.demand, request, plan.symbols, plan.window, plan.files)
-        tiers = [run.tier if run else "cold" for run in runs]
-        return Noted(*asked, tiers, reading.info, plan.lasting, reading.began, warmed, reading.part)
-
-    def nothing_wanted(self, demand: ReadRequest, asked: ReadRequest, plan: Plan, info: ReadInfo, principal: str) -> Noted | None:
-        """Return what the access log tells of a read that turned out to want no row, by what is left of it, *asked*."""
-        reading = _Reading(info, 0.0, Progress(), self._clock.now(), principal, demand=demand)
-        return self._noted(asked, replace(plan, files=()), (), reading)
-
-    def finish(self, info: ReadInfo, started: float, noted: Noted | None) -> None:
-        """Count the read that began at *started*, on the monotonic clock, and log it."""
-        info.milliseconds = (self._clock.monotonic() - started) * 1e3
+    def finish(self, reading: Reading, request: ReadRequest, plan: Plan) -> None:
+        """Count the read that has ended, and where somebody asked for it take it down for the access log."""
+        info = reading.info
+        info.milliseconds = (self._clock.monotonic() - reading.started) * 1e3
         self._stats.read_ended(info)
-        if noted is not None:
-            self._access.note(noted)
+        if reading.demand is not None and self._queue is not None:
+            self._queue.note(reading.ended(request, plan))
 
     def _found(self, plan: Plan, held: ExitStack, *, sweeps: bool) -> tuple[Iterator[Piece], Sequence[Run | None]]:
         """Return the pieces of the answer, and for each file the run they lie in; None where it is not in memory."""

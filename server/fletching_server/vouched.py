@@ -13,7 +13,7 @@ from typing import Final
 
 from fletching_schemas import ReadInfo
 from fletching_schemas.local import LASTS_SECONDS
-from fletching_server.access import Noted
+from fletching_server.noting import Noted
 
 SHARE: Final = 16  # of the hot tier's budget they take at most this part, beside it
 

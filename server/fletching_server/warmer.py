@@ -1,6 +1,6 @@
 """The warmer: learns who reads what when, and has it ready before they ask, in the background and within bounds.
 
-It looks at the moments that matter: when the rows of a session can be had, an hour before a part of the exchange's day begins,
+It looks at the moments that matter: when the rows of a session can be had, some time before a part of the exchange's day begins,
 when it begins, after a start, and every few minutes. In two steps: what is missing for the rest of this session and for the next
 is fetched to disk early; what is likely read within the hour is brought into memory. Each item by the rule of ``worth``. Between
 items, and between files, it lets people go first; in upstream's turns they do anyway. An upstream that fails rests, longer
