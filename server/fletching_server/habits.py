@@ -22,6 +22,7 @@ from fletching_server.predictor import Predictor, RelativeKey
 from fletching_server.sweeps import RunDetector, ahead
 from fletching_server.worth import WEIGHTS
 
+HABITS, RUNS, TOGETHER = "habits", "runs", "together"  # who says that something is expected
 _MOST_SHAPES: Final = 20_000
 _RUN_CHANCE: Final = 0.9  # that a reader who has come session by session goes on
 _LEAST_FOLLOWING: Final = 0.2  # chance from which on it is told what is asked for together
@@ -63,8 +64,8 @@ class Habits:
     coaccess: CoAccess = field(default_factory=CoAccess)
     runs: RunDetector = field(default_factory=RunDetector)
     shapes: OrderedDict[tuple[str, str], Shape] = field(default_factory=OrderedDict)
-    _said: dict[Moment, dict[RelativeKey, float]] = field(default_factory=dict)
-    _seen: dict[Moment, set[RelativeKey]] = field(default_factory=dict)
+    _said: dict[int, dict[RelativeKey, float]] = field(default_factory=dict)
+    _seen: dict[int, set[RelativeKey]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.predictor = Predictor(self.agenda)
@@ -79,12 +80,12 @@ class Habits:
         moment, weight = self.agenda.moment(event.at), WEIGHTS.get(event.profile, 1.0)
         self._take_shape(event, moment.session, table=table)
         self.predictor.note(event.principal, moment, key, weight)
-        self._seen.setdefault(moment, set()).add(key)
+        self._seen.setdefault(moment.session, set()).add(key)
         found = [*self._running(event, key, moment)]
         if self.coaccess.note(event.principal, event.at, key):
             following = self.coaccess.following(key)
             found += [
-                Wanted(other, moment, (moment.slot,), chance, weight, "coaccess")
+                Wanted(other, moment, (moment.slot,), chance, weight, TOGETHER)
                 for other, chance in following
                 if chance >= _LEAST_FOLLOWING
             ]
@@ -114,13 +115,12 @@ class Habits:
     def _running(self, event: AccessEvent, key: RelativeKey, moment: Moment) -> Iterator[Wanted]:
         if key.offset is None or event.last is None:
             return
-        reader = f"{event.principal} {moment.session}"  # who comes a session further each day is no run
-        steps = self.runs.note(reader, event.dataset, event.group, self.agenda.number(event.last))
+        steps = self.runs.note(event.principal, event.dataset, event.group, self.agenda.number(event.last), event.at)
         for step in range(1, ahead(steps) + 1):
             offset = key.offset + step
             if offset <= 0:
                 yield Wanted(
-                    key._replace(offset=offset), moment, (moment.slot,), _RUN_CHANCE, WEIGHTS.get(event.profile, 1.0), "runs"
+                    key._replace(offset=offset), moment, (moment.slot,), _RUN_CHANCE, WEIGHTS.get(event.profile, 1.0), RUNS
                 )
 
     # Expecting
@@ -131,31 +131,33 @@ class Habits:
         for found in self.predictor.expected(session, slots):
             shape = self.shapes.get((found.key.dataset, found.key.bucket))
             if shape is not None and shape.rolls:
-                yield Wanted(found.key, moment, tuple(slots), self.calibration(found.chance), found.weight, "slots")
+                yield Wanted(found.key, moment, tuple(slots), self.calibration(found.chance), found.weight, HABITS)
 
     def because(self, wanted: Wanted) -> str:
         """Return, in words and counts, what speaks for *wanted*."""
-        if wanted.arm != "slots":
-            return {"runs": "read session by session", "coaccess": "asked for together with what was just read"}[wanted.arm]
+        if wanted.arm != HABITS:
+            return {RUNS: "read session by session", TOGETHER: "asked for together with what was just read"}[wanted.arm]
         told = self.predictor.because(wanted.key, wanted.moment.session, wanted.slots)
         words = "; ".join(str(one) for one in told[:3])
         return words + (f" and {len(told) - 3} more" if len(told) > 3 else "")
 
-    def say(self, moment: Moment) -> None:
-        """Remember what is predicted for *moment*, so that it can be held against what comes; only the first time counts."""
-        if moment not in self._said:
-            self._said[moment] = {each.key: each.chance for each in self.predictor.expected(moment.session, (moment.slot,))}
+    def say(self, session: int) -> None:
+        """Remember what is predicted for *session*, so that it can be held against what comes; only the first time counts."""
+        if session not in self._said:
+            self._said[session] = {each.key: each.chance for each in self.predictor.expected(session)}
 
-    def came(self, now: Moment) -> list[tuple[float, float, bool]]:
-        """Return, of every moment before *now* that something was predicted for: chance, calibrated chance, whether it came."""
+    def came(self, now: int) -> list[tuple[float, bool]]:
+        """Return, of every session before *now* that something was predicted for: the calibrated chance, and whether it came."""
         outcomes = []
-        for moment in [moment for moment in self._said if moment < now]:
-            seen = self._seen.get(moment, set())
-            outcomes += [(chance, self.calibration(chance), key in seen) for key, chance in self._said.pop(moment).items()]
-        for moment in [moment for moment in self._seen if moment < now]:
-            del self._seen[moment]
-        self.calibration.learn((chance, came) for chance, _, came in outcomes)
-        return outcomes
+        for session in [session for session in self._said if session < now]:
+            seen = self._seen.get(session, set())
+            outcomes += [(chance, key in seen) for key, chance in self._said.pop(session).items()]
+        for session in [session for session in self._seen if session < now]:
+            del self._seen[session]
+        told = [(self.calibration(chance), came) for chance, came in outcomes]
+        if outcomes:
+            self.calibration.learn(outcomes)
+        return told
 
     # From what is expected to a read
 

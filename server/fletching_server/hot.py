@@ -288,7 +288,11 @@ class HotTier:
             lineages = tuple(self._entries[key].lineage for key in victims)
             loss = getattr(self._policy, "loss", None)  # of a policy that knows chances; the others are taken at their word
             told = [self._policy.told(key) for key in victims]
-            seconds = loss(victims, 1.0) if loss else sum(each.get("refill_seconds", 0.0) for each in told)
+            seconds = (
+                loss(victims, getattr(self._policy, "day", 1.0))
+                if loss
+                else sum(each.get("refill_seconds", 0.0) for each in told)
+            )
             return Leaving(lineages, seconds, sum(self._entries[key].cost for key in victims) >= excess)
 
     def has_room(self, size: int) -> bool:

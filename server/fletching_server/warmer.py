@@ -1,10 +1,10 @@
 """The warmer: learns who reads what when, and has it ready before they ask, in the background and within bounds.
 
-It looks at the moments that matter: when the rows of a session can be had, some time before a part of the exchange's day begins,
-when it begins, after a start, and every few minutes. In two steps: what is missing for the rest of this session and for the next
-is fetched to disk early; what is likely read within the hour is brought into memory. Each item by the rule of ``worth``. Between
-items, and between files, it lets people go first; in upstream's turns they do anyway. An upstream that fails rests, longer
-each time; nothing here makes anybody wait, and it may be killed at any moment: what it knows is in the access log.
+It looks at the moments that matter (``schedule``): when the rows of a session can be had, before people come in, before other
+parts of the exchange's day, after a start, and every few minutes. In two steps: what is missing for the next session is fetched
+to disk early; what is likely read today is brought into memory. Each item by the rule of ``worth``. Between items, and between
+files, it lets people go first; in upstream's turns they do anyway. An upstream that fails rests, longer each time; nothing here
+makes anybody wait, and it may be killed at any moment: what it knows is in the access log.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from fletching_server.background import Background
 from fletching_server.clock import Clock
 from fletching_server.decisions import WITHHELD, Decision, Offer, decided, name_of
 from fletching_server.desk import Desk
-from fletching_server.habits import Habits, Wanted
+from fletching_server.habits import RUNS, Habits, Wanted
 from fletching_server.hot import HotTier
 from fletching_server.judging import is_withheld
 from fletching_server.learning import Learning, Mic, Urgent
-from fletching_server.occasions import LOOK_SECONDS, Stretch, far, near, rest_seconds
+from fletching_server.occasions import LOOK_SECONDS, occasions, rest_seconds
 from fletching_server.reads import Reads
 from fletching_server.settings import Settings
 from fletching_server.stats import Stats
@@ -140,11 +140,10 @@ class Warmer:
         moments = []
         for habits in self._learning.habits.values():
             moment = habits.agenda.moment(at)
-            for chance, calibrated, came in habits.came(moment):
-                del chance
-                self._tracking.predicted(calibrated, self._base_rate(), happened=came)
+            for chance, came in habits.came(moment.session):
+                self._tracking.predicted(chance, self._base_rate(), happened=came)
                 self._base[came] += 1
-            habits.say(moment)
+            habits.say(moment.session)
             moments.append(moment)
         latest = max(moments, default=Moment(0, 0))  # type: ignore[arg-type]
         self._allowance.at(now.date(), latest)
@@ -159,17 +158,12 @@ class Warmer:
     # What is expected
 
     def _expected(self) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
-        """Yield what is expected: for the disk of all that is left of this session and of the next, for memory of the hour."""
+        """Yield what is expected by the looks that are due: what to load for today, what to fetch for the next session."""
         at = self._clock.now().timestamp()
         for mic, habits in self._learning.habits.items():
-            for memory, stretches in ((True, near(habits.agenda, at)), (False, far(habits.agenda, at))):
-                for stretch in stretches:
-                    yield from self._of(mic, habits, stretch, memory=memory)
-
-    @staticmethod
-    def _of(mic: Mic, habits: Habits, stretch: Stretch, *, memory: bool) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
-        for wanted in habits.expected(stretch.session, stretch.slots):
-            yield mic, habits, wanted, stretch.until, memory
+            for session, slots, memory, until in occasions(habits.agenda, at):
+                for wanted in habits.expected(session, slots):
+                    yield mic, habits, wanted, until, memory
 
     def _urgent(self, urgent: list[Urgent]) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
         now = self._clock.now().timestamp()
@@ -213,7 +207,7 @@ class Warmer:
             return None
         if not (estimate.needs.calls or (memory and estimate.absent_bytes)):
             return None
-        task = Task(name, wanted.arm, request, memory, until, wanted.chance, ring=wanted.arm == "runs")
+        task = Task(name, wanted.arm, request, memory, until, wanted.chance, ring=wanted.arm == RUNS)
         offer = Offer(wanted, task, estimate, habits.because(wanted), self._width)
         return self._weighed(offer) if memory and not task.ring else offer
 
