@@ -309,6 +309,10 @@ class Cache:
         """Return a row per upstream family and budget: requests spent and left, the circuit's state, when to ask again."""
         return self._frame(Action.GUARD)
 
+    def evictions(self) -> pl.DataFrame:
+        """Return a row per entry that left memory lately, the newest first: what it made room for, uses, refill, density."""
+        return self._frame(Action.EVICTIONS)
+
     def explain(
         self,
         dataset: str,

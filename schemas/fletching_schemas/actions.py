@@ -27,6 +27,7 @@ class Action(StrEnum):
     PROGRESS = "progress"
     CALL = "call"
     GUARD = "guard"
+    EVICTIONS = "evictions"
 
 
 ACTION_HELP: Final[dict[Action, str]] = {
@@ -51,6 +52,7 @@ ACTION_HELP: Final[dict[Action, str]] = {
         "Body: source, function, arguments, max_age, profile, on_miss."
     ),
     Action.GUARD: "Table of upstream budgets: what is spent, what is left, and when to ask again.",
+    Action.EVICTIONS: "Table of what left memory lately to make room: when, what, for what, and the numbers that decided it.",
 }
 
 # These answer with an Arrow IPC stream, all others with a JSON object.
@@ -63,5 +65,6 @@ TABLE_ACTIONS: Final = frozenset(
         Action.SESSIONS,
         Action.CALL,
         Action.GUARD,
+        Action.EVICTIONS,
     }
 )

@@ -131,7 +131,7 @@ class AdjustedReads:
         if last is None or last[0] != mark:
             prepared.kept = (mark, f"adjusted {next(self._numbers)}")
             self._hot.drop({last[1]} if last else set())
-        elif (lease := self._hot.lease(last[1])) is not None:
+        elif (lease := self._hot.again(last[1])) is not None:
             raw.held.callback(lease.release)
             rows = _changed(prepared, raw, KeptPrices(lease.image.table))
             return _answer(prepared, raw, rows, *_beside(prepared, raw, Place(lease.image, last[1], 0)))

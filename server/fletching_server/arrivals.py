@@ -149,7 +149,7 @@ class Arrivals:
             )
         )
         if segment:
-            self._hot.offer(segment.id, image)
+            self._hot.offer(self._hot.item(segment), image)
 
     def _segment(
         self, dataset: Dataset, image: Image, request: FetchRequest, state: DatasetState, tells: Mapping[str, Any]

@@ -34,14 +34,16 @@ from fletching_server.filtered import FilteredReads
 from fletching_server.gathering import Gathering
 from fletching_server.guard import Guard
 from fletching_server.hot import HotTier
+from fletching_server.hot_list import HotList
 from fletching_server.inspection import Inspection
 from fletching_server.notes import Notes
-from fletching_server.policy import LruPolicy
+from fletching_server.policy import LruPolicy, Policy
 from fletching_server.quarantine import Quarantine
 from fletching_server.quota import FIRST_SECONDS, LULL_SECONDS, Quota
 from fletching_server.reads import Reads
 from fletching_server.records import Records
 from fletching_server.repair import Repairs
+from fletching_server.rooms import RING_SHARE
 from fletching_server.scrubber import REST_SECONDS as SCRUB_REST_SECONDS
 from fletching_server.scrubber import Scrubber
 from fletching_server.settings import CalendarSettings, FreshnessSettings, Settings
@@ -59,6 +61,8 @@ log = structlog.get_logger(__name__)
 Verb = Callable[[Mapping[str, Any]], dict[str, Any] | pa.Table]
 
 _MOST_DAYS: Final = 1e6
+POLICIES: Final[Mapping[str, Callable[[int], Policy]]] = {"lru": lambda _: LruPolicy()}  # by what may be held
+
 _RANGE: Final = frozenset({"dataset", "symbols", "start", "end"})
 _READ: Final = frozenset(ReadRequest.__dataclass_fields__)
 
@@ -97,7 +101,7 @@ class Engine:
         self.calendars = calendars = Calendars(clock, {mic: _rules(said) for mic, said in settings.calendar.items()})
         self.store = store = Store(settings.store, clock, settings.history_days)
         opened.callback(store.close)
-        self.hot = hot = HotTier(int(settings.memory), LruPolicy(), shares=self._shares)
+        self.hot = hot = _hot_tier(settings, clock, shares=self._shares)
         self.cold = cold = ColdTier(store, int(settings.query_memory), settings.threads)
         opened.callback(cold.close)
         repairs = Repairs(store, hot, calendars)
@@ -117,6 +121,7 @@ class Engine:
         self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses)
+        opened.callback(self._reads.close)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self._filtered = FilteredReads(store, self._reads, self._adjusted, desk, calendars, clock, stats)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
@@ -146,6 +151,17 @@ class Engine:
                 opened.callback(notes.save, now=True)
                 opened.callback(work.close)
                 work.start()
+            if settings.hot_list:
+                self._keep_hot_list(opened)
+
+    def _keep_hot_list(self, opened: ExitStack) -> None:
+        """Bring back into memory what lay there, and note what does."""
+        self.hot_list = HotList(self.store, self.hot, self.cold, Notes(self.settings.store / "hot.json"))
+        restoring = Background("hot list", self.hot_list.work, 0.0)
+        self.hot_list.closing = restoring.closing
+        opened.callback(self.hot_list.save)
+        opened.callback(restoring.close)
+        restoring.start()
 
     def _recover(self, repairs: Repairs) -> None:
         orphans, dropped = self.store.sweep(), repairs.at_start()
@@ -230,6 +246,7 @@ class Engine:
             Action.SESSIONS: self._records.sessions,
             Action.PROGRESS: self._progress,
             Action.GUARD: _bare(self.desk.guard.table),
+            Action.EVICTIONS: _bare(self.hot.evictions),
         }
         self._check_open()
         if action not in verbs:
@@ -285,7 +302,7 @@ class Engine:
         state = self.store.state(dataset)
         self.store.commit(Delete(dataset))
         self.store.undeclare(dataset)
-        self.hot.drop(self._hot_keys(state))
+        self.hot.drop(self._hot_keys(state), {file.lineage for file in state.files})
         if (offered := self.desk.offers.get(dataset)) is not None:  # what was held is gone, the offer stands
             self.store.commit(Define(offered, state.source))
         return {"dataset": dataset, "deleted_rows": sum(file.rows for file in state.files)}
@@ -322,6 +339,11 @@ def _days(body: Mapping[str, Any], known: set[str]) -> float | None:
     if set(body) - known or not (days is None or (number and 0 <= days < _MOST_DAYS)):
         raise InvalidRequest(f"it takes dataset and history_days, a number of days; it got {dict(body)!r:.90}")
     return days
+
+
+def _hot_tier(settings: Settings, clock: Clock, *, shares: bool) -> HotTier:
+    memory, ring = int(settings.memory), int(settings.memory * RING_SHARE)
+    return HotTier(memory, POLICIES[settings.policy](memory - ring), ring_bytes=ring, shares=shares, clock=clock)
 
 
 def _rules(said: CalendarSettings) -> Rules:

@@ -56,6 +56,11 @@ class Plan:
         """The names of the schema, in order: pyarrow makes them anew each time it is asked."""
         return tuple(self.schema.names)
 
+    @cached_property
+    def held_bytes(self) -> int:
+        """What all of its files take in memory."""
+        return sum(file.memory_bytes for file in self.files)
+
     @property
     def wanted(self) -> Days:
         """The wanted sessions as a run of days; empty (last before first) where the range holds none."""

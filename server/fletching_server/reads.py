@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from itertools import chain, islice
 from typing import Final
 
@@ -32,22 +33,26 @@ from fletching_server.cold import ColdTier
 from fletching_server.desk import Desk
 from fletching_server.fills import Fills
 from fletching_server.gaps import Gaps, World, present_session, unknown
-from fletching_server.hot import HotTier
+from fletching_server.hot import HotTier, Lease
 from fletching_server.pictures import Pictures
 from fletching_server.pieces import Piece, Run, Tally, parts, pieces
 from fletching_server.plan import Plan, divided, estimated_bytes, named_symbols, resolve
+from fletching_server.policy import cheaper_whole
 from fletching_server.progress import Progress, ProgressBoard
 from fletching_server.repair import Repairs
 from fletching_server.snapshot import DatasetState, Life, StoredFile
 from fletching_server.spans import PROVISIONAL, UNCONFIRMED, merged
 from fletching_server.stats import Stats
 from fletching_server.store import DamagedFile, Store
+from fletching_server.sweeping import MOST_AHEAD, Passage, ReadAhead, Ready, Step, groups, steps
 from fletching_server.telling import any_ageing, oldest_fetch, statuses, told_gaps
 from fletching_server.uses import Uses
 
 # Rows of cold files are read for as many symbols at a time as fit in this, so a large read does not need large memory.
 GROUP_BYTES: Final = 32 << 20
 PART_BYTES: Final = 32 << 20  # an answer of twice that is worth a second connection
+SWEEP_SHARE: Final = 0.75  # of memory: a read that would hold more at once leaves nothing worth the name for anybody else
+_RUN_STEPS: Final = 2  # in the same direction, one session after the other: chance does not do that
 _TRIES: Final = 64  # a damaged file costs two: it is set aside, and what rested on it is fetched again
 
 _PREPARED: Final = 4096  # plans kept; each is a few hundred bytes
@@ -55,6 +60,16 @@ _PREPARED: Final = 4096  # plans kept; each is a few hundred bytes
 _DOWN: Final = (SourceUnavailable, SourceTimeout)  # the upstream is at fault, and not what it said
 
 Held = tuple[StoredFile, Run | None]
+
+
+# How many steps from one session to the next this principal has made with its last requests, this one included.
+RunLength = Callable[[ReadRequest, Plan, str], int]
+
+
+def no_run(request: ReadRequest, plan: Plan, principal: str) -> int:
+    """Return 0: every request stands for itself."""
+    del request, plan, principal
+    return 0
 
 
 @dataclass
@@ -101,6 +116,8 @@ class Reads:
         self.progress = ProgressBoard()
         self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
+        self._ahead = ReadAhead(hot.ring_bytes, GROUP_BYTES)
+        self.run_length: RunLength = no_run  # of requests that go from session to session
 
     def read(self, asked: ReadRequest | PartRequest, plane: str, principal: str = "") -> Answer:
         """Return the answer to *asked*: gaps are closed before this returns, rows move as it is read.
@@ -151,6 +168,10 @@ class Reads:
         if not request.info or len(reading.failed) == len(plan.symbols):
             raise _failure(request, plan, reading.failed)
         self._stats.add(partial_reads=1)
+
+    def close(self) -> None:
+        """Return once nothing is read ahead any more."""
+        self._ahead.close()
 
     def explain(self, request: ReadRequest) -> tuple[Plan, list[tuple[StoredFile, Tier]]]:
         """Return what a read would do now: its plan, and each file with the tier it would come from."""
@@ -275,20 +296,18 @@ class Reads:
         held: ExitStack,
     ) -> Answer:
         info = reading.info
-        files = [self._hold(plan, file, held) for file in plan.files]
-        info.partitions, info.generation = len(files), state.generation
+        info.partitions, info.generation = len(plan.files), state.generation
         if request.info:
             self._tell(plan, state, reading)
-        held_runs = [run for _, run in files if run]
-        in_memory = len(held_runs) == len(files)
-        found = pieces(plan.dataset, plan.symbols, plan.window, held_runs) if in_memory else self._pieces(plan, files)
+        found, held_runs = self._found(plan, held, sweeps=self._sweeps(request, plan, reading.principal))
+        in_memory = held_runs is not None
         rows = parts(found, Tally(info, plan.columns, reading.filled))
         ahead = list(islice(rows, 2 if in_memory else 1))  # read here, where a damaged file can still be mended
-        size = _batch_rows(plan, files)
+        size = _batch_rows(plan)
         held.callback(self._finish, info, reading.started)
         if plan.due and request.on_miss == "fill":
             self._fills.refresh(state, plan.due, plan.refresh)
-        if in_memory and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
+        if held_runs is not None and len(ahead) < 2 and not any(run.image.has_text for run in held_runs):
             whole = ahead[0].table((plan.columns,)) if ahead else plan.schema.empty_table()
             return Answer(plan.schema, whole, info, held.pop_all(), size, plan, iter(ahead))
         following = chain(ahead, rows)
@@ -317,31 +336,89 @@ class Reads:
         info.milliseconds = (self._clock.monotonic() - started) * 1e3
         self._stats.read_ended(info)
 
-    def _hold(self, plan: Plan, file: StoredFile, held: ExitStack) -> Held:
-        """Return *file* with its image where it is in memory, or deserves to be; without one its rows are read as needed."""
+    def _found(self, plan: Plan, held: ExitStack, *, sweeps: bool) -> tuple[Iterator[Piece], list[Run] | None]:
+        """Return the pieces of the answer, and the runs they lie in where all of these are in memory."""
+        for file in plan.files:
+            self._uses.note(file)
+        if sweeps and self._outgrows_ring(plan):
+            return self._passing(plan, held), None
+        hold = self._hold_in_ring if sweeps else self._hold
+        files = [(file, hold(plan, file, plan.symbols, held)) for file in plan.files]
+        runs = [run for _, run in files if run]
+        if len(runs) == len(files):
+            return pieces(plan.dataset, plan.symbols, plan.window, runs), runs
+        return self._pieces(plan, files), None
+
+    def _hold(self, plan: Plan, file: StoredFile, symbols: Sequence[str], held: ExitStack) -> Run | None:
+        """Return *file* where it is in memory, or deserves to be; else its rows are read as needed."""
         tier: Tier = "hot"
-        self._uses.note(file)
-        lease = self._hot.lease(file.key)
-        if lease is None and self._hot.wants_whole(file.key, file.memory_bytes, file.share_of(plan.symbols)):
+        item = self._hot.item(file)
+        lease = self._hot.lease(item)
+        if lease is None and self._hot.wants_whole(item, file.share_of(symbols)):
             tier = "cold"
-            lease = self._hot.load(file.key, file.memory_bytes, lambda: self._cold.whole(plan.dataset, file))
-        if lease is None:
-            return file, None
-        held.callback(lease.release)
-        return file, Run(lease.image, tier, file.rank, file)
+            lease = self._hot.load(item, lambda: self._cold.whole(plan.dataset, file))
+        return _run(file, lease, tier, held)
 
     def _pieces(self, plan: Plan, files: Sequence[Held]) -> Iterator[Piece]:
-        for symbols in _groups(plan.symbols, [file for file, run in files if run is None]):
+        for symbols in groups(plan.symbols, [file for file, run in files if run is None], GROUP_BYTES):
             runs = [run or self._select(plan, file, symbols) for file, run in files]
             yield from pieces(plan.dataset, symbols, plan.window, runs)
+
+    # Sweeps: what is read once and in order leaves alone what is read again
+
+    def _sweeps(self, request: ReadRequest, plan: Plan, principal: str) -> bool:
+        """Return whether this read passes through more than memory should hold, or is a step of somebody who does."""
+        if request.profile == "backtesting" or self.run_length(request, plan, principal) >= _RUN_STEPS:
+            return True
+        most = self._hot.main_bytes * SWEEP_SHARE
+        if plan.held_bytes <= most:
+            return False
+        items = ((file, self._hot.item(file)) for file in plan.files if not self._hot.holds(file.key))
+        return sum(item.bytes for file, item in items if self._hot.wants_whole(item, file.share_of(plan.symbols))) > most
+
+    def _outgrows_ring(self, plan: Plan) -> bool:
+        absent = [self._hot.item(file) for file in plan.files if not self._hot.holds(file.key)]
+        return len(absent) > MOST_AHEAD or sum(item.bytes for item in absent) > self._hot.ring_bytes
+
+    def _hold_in_ring(self, plan: Plan, file: StoredFile, symbols: Sequence[str], held: ExitStack) -> Run | None:
+        """Return *file* where it is in memory, or better read whole into the ring; else its rows are read as needed."""
+        tier: Tier = "hot"
+        item = self._hot.item(file)
+        lease = self._hot.peek(item)
+        if lease is None and cheaper_whole(item, file.share_of(symbols)):
+            tier = "cold"
+            lease = self._hot.load(item, lambda: self._cold.whole(plan.dataset, file), ring=True)
+        return _run(file, lease, tier, held)
+
+    def _passing(self, plan: Plan, held: ExitStack) -> Iterator[Piece]:
+        """Yield the pieces of an answer step by step, the next ones being read meanwhile."""
+        passage = Passage(partial(steps, plan), partial(self._ready, plan), self._ahead)
+        held.callback(passage.close)
+        for ready in passage:
+            yield from pieces(plan.dataset, ready.step.symbols, plan.window, ready.runs)
+
+    def _ready(self, plan: Plan, step: Step) -> Ready:
+        with ExitStack() as held:
+            runs = [
+                self._hold_in_ring(plan, file, step.symbols, held) or self._select(plan, file, step.symbols)
+                for file in step.files
+            ]
+            return Ready(step, runs, held.pop_all())
 
     def _select(self, plan: Plan, file: StoredFile, symbols: Sequence[str]) -> Run:
         image = self._cold.select(plan.dataset, file, symbols, plan.window, plan.columns)
         return Run(image, "cold", file.rank, file)
 
 
-def _batch_rows(plan: Plan, files: Sequence[Held]) -> int:
-    held_bytes, rows = sum(file.memory_bytes for file, _ in files), sum(file.rows for file, _ in files)
+def _run(file: StoredFile, lease: Lease | None, tier: Tier, held: ExitStack) -> Run | None:
+    if lease is None:
+        return None
+    held.callback(lease.release)
+    return Run(lease.image, tier, file.rank, file)
+
+
+def _batch_rows(plan: Plan) -> int:
+    held_bytes, rows = plan.held_bytes, sum(file.rows for file in plan.files)
     share = 1.0 if plan.schema is plan.dataset.schema else row_bytes(plan.schema) / row_bytes(plan.dataset.schema)
     return rows_per_batch(held_bytes, rows, share)
 
@@ -369,14 +446,6 @@ def _either(one: Gaps, other: Gaps) -> Gaps:
     """Return the cells of both, each once."""
     both = ((symbol, [*one.get(symbol, ()), *other.get(symbol, ())]) for symbol in {*one, *other})
     return {symbol: merged(runs, lambda last, first: first == last + 1) for symbol, runs in both}
-
-
-def _groups(symbols: Sequence[str], cold: Sequence[StoredFile]) -> Iterator[Sequence[str]]:
-    """Yield *symbols* in runs whose rows in *cold* files fit in ``GROUP_BYTES``."""
-    per_symbol = sum(file.memory_bytes / max(len(file.symbols), 1) for file in cold)
-    size = max(1, int(GROUP_BYTES / per_symbol)) if per_symbol else max(len(symbols), 1)
-    for start in range(0, len(symbols), size):
-        yield symbols[start : start + size]
 
 
 def _told(gaps: Gaps) -> str:
