@@ -86,7 +86,7 @@ class AdjustedReads:
         self._books: dict[str, _Book] = {}
         self._prepared: dict[ReadRequest, _Prepared] = {}
 
-    def read(self, request: ReadRequest, plane: str, principal: str = "") -> Answer:
+    def read(self, request: ReadRequest, plane: str, principal: str = "", demand: ReadRequest | None = None) -> Answer:
         """Return the answer to *request*, which asks for an adjustment. See ``Reads.read`` and ``adjustment``.
 
         Raises ``InvalidRequest`` where the dataset's prices cannot be adjusted, ``NotCached`` where only what is held may
@@ -96,7 +96,7 @@ class AdjustedReads:
         prepared = self._prepared.get(request)
         if prepared is None or prepared.dataset is not dataset:
             prepared = self._prepare(request, dataset)
-        raw = self._reads.read(prepared.raw, plane, principal)
+        raw = self._reads.read(prepared.raw, plane, principal, demand)
         with ExitStack() as undo:
             undo.callback(raw.close)
             answer = self._adjusted(request, prepared, raw, principal)
@@ -268,7 +268,7 @@ def _answer(
     parts: Iterator[Part] | None = None,
     layers: Layers | None = None,
 ) -> Answer:
-    return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, raw.plan, parts, layers)
+    return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, raw.plan, parts, layers, reading=raw.reading)
 
 
 def _beside(prepared: _Prepared, raw: Answer, prices: Place) -> tuple[Iterator[Part] | None, Layers | None]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from types import TracebackType
 from typing import Final, Self
@@ -36,6 +36,16 @@ COUNTERS: Final[dict[str, str]] = {
     "hot_refused": "Entries that were not let into memory: what they would have displaced is worth more, or is being read.",
     "hot_ring_hits": "Files that a read found in the ring, where a sweep had put or read ahead them.",
 }
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What leaves memory for something else: by lineage, the seconds that are expected to be lost, and whether it is enough."""
+
+    lineages: tuple[str, ...] = ()
+    seconds: float = 0.0
+    enough: bool = True
+
 
 _MOST_LENT: Final = 0.75  # of a room: what other processes map cannot be evicted, and the server needs room to work
 _MOST_RECALLED: Final = 8  # uses of one lineage; that tells what is used daily from what was used once
@@ -267,6 +277,19 @@ class HotTier:
                 if turn < uses:
                     with self._lock:
                         self._policy.touch(item)
+
+    def would_leave(self, size: int) -> Leaving:
+        """Return what would leave for *size* bytes more, and what that is expected to cost whoever asks for it later today."""
+        with self._lock:
+            excess = self._main.excess(size)
+            if excess <= 0:
+                return Leaving()
+            victims = self._policy.victims(excess, self._leased)
+            lineages = tuple(self._entries[key].lineage for key in victims)
+            loss = getattr(self._policy, "loss", None)  # of a policy that knows chances; the others are taken at their word
+            told = [self._policy.told(key) for key in victims]
+            seconds = loss(victims, 1.0) if loss else sum(each.get("refill_seconds", 0.0) for each in told)
+            return Leaving(lineages, seconds, sum(self._entries[key].cost for key in victims) >= excess)
 
     def has_room(self, size: int) -> bool:
         """Return whether *size* bytes fit without anything leaving."""

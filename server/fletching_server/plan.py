@@ -34,7 +34,7 @@ class Plan:
     hold some; ``gaps`` are the runs of sessions, per symbol, that coverage does not vouch for, ``due`` those that are
     refreshed in the background, ``bars`` say which need not or cannot be asked for. ``horizon`` is how old
     facts may be for the answer, ``refresh`` before they are due. A ``lasting`` plan holds until something is
-    committed, or the next session opens or settles.
+    committed, or the next session opens or settles; ``asked`` is the request that it was made for.
     """
 
     dataset: Dataset
@@ -50,6 +50,7 @@ class Plan:
     calendar: Calendar
     future: Days | None = None
     lasting: bool = False
+    asked: ReadRequest | None = None
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
