@@ -28,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _told(frame: pl.DataFrame, path: Path) -> str:
     waiting = (frame["profile"] != trace.BATCH).sum()
+    first, last = (frame["ts"].dt.date().cast(pl.String)[row] for row in (0, -1))
     return (
         f"{path}: {len(frame):,} partitions in {frame['request_id'].n_unique():,} requests of {frame['principal'].n_unique()} "
-        f"principals, {frame['ts'].min():%Y-%m-%d} to {frame['ts'].max():%Y-%m-%d}; {waiting:,} of them interactive; "
+        f"principals, {first} to {last}; {waiting:,} of them interactive; "
         f"1.5 median days of these: {trace.memory(frame) / 1e9:.1f} GB"
     )
 

@@ -12,6 +12,7 @@ from benchmarks.desk.sessions import MINUTE, Numbers, Sessions
 from benchmarks.desk.universe import Universe, popular
 
 Generator = np.random.Generator
+World = tuple[Sessions, Universe]
 
 
 @dataclass(eq=False)
@@ -21,7 +22,7 @@ class _Person:
     watched: Numbers
 
 
-def research(asked: Requests, told: Researchers, regime: Regime | None, world: tuple[Sessions, Universe], chance: Generator) -> None:
+def research(asked: Requests, told: Researchers, regime: Regime | None, world: World, chance: Generator) -> None:
     """Add what researchers read, session by session."""
     sessions, universe = world
     usual, likely = sessions.at(told.start), popular(universe.profile.symbols, told.popularity)
@@ -58,7 +59,7 @@ def _drift(people: list[_Person], told: Researchers, likely: np.ndarray, chance:
 
 
 def _change(people: list[_Person], regime: Regime, likely: np.ndarray, chance: Generator) -> None:
-    """Give everybody somebody else's list, or one without any name in common with what was popular; and other hours."""
+    """Give everybody somebody else's list, or one of names that were not popular before; and other hours."""
     if regime.watch_lists == "exchanged":
         lists = [people[place].watched for place in chance.permutation(len(people))]
     else:
@@ -109,7 +110,7 @@ def _drawn(bursts: int, told: Researchers, wanted: np.ndarray, chance: Generator
     return burst, name, back
 
 
-def earnings(asked: Requests, told: Earnings, world: tuple[Sessions, Universe], people: int, chance: Generator) -> None:
+def earnings(asked: Requests, told: Earnings, world: World, people: int, chance: Generator) -> None:
     """Add what is read about symbols that reported: yesterday, the quarter before, and peers of the sector."""
     sessions, universe = world
     begins, ends = (sessions.at(when) for when in told.hours)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -71,7 +71,7 @@ class Researchers:
     again: float = 0.45
     gap_minutes: Range = (30, 120)
     think_seconds: Range = (3, 30)
-    offsets: Mapping[str, float] = ()  # type: ignore[assignment]  # session offset: chance of being read
+    offsets: Mapping[str, float] = field(default_factory=lambda: {"-1": 0.8, "-2": 0.35, "-5": 0.1})  # chance of being read
     profile: str = "research"
 
 
@@ -128,7 +128,7 @@ class Backtests:
 class Earnings:
     """Symbols that reported: read by several, with peers of their sector, and the quarter before."""
 
-    symbols: Mapping[str, float] = ()  # type: ignore[assignment]  # how many a day: with which chance
+    symbols: Mapping[str, float] = field(default_factory=lambda: {"1": 0.6, "4": 0.25, "10": 0.15})  # how many a day, how often
     readers: int = 3
     peers: int = 5
     peer_chance: float = 0.7
@@ -227,7 +227,8 @@ def load(profile: str) -> Profile:
         raise FileNotFoundError(f"there is no profile {profile!r}; there are {', '.join(names())}, or name a .toml file")
     told = _read(path)
     parts = {name: _part(_PARTS[name], told.pop(name), f"{path.name}: [{name}]") for name in _PARTS if name in told}
-    return _made(Profile, {"name": path.stem, **told, **parts}, path.name)
+    made: Profile = _made(Profile, {"name": path.stem, **told, **parts}, path.name)
+    return made
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -237,7 +238,11 @@ def _read(path: Path) -> dict[str, Any]:
     if base is None:
         return told
     under = _read(path.parent / f"{base}.toml")
-    return {**under, **{key: {**under.get(key, {}), **value} if isinstance(value, dict) else value for key, value in told.items()}}
+    return {**under, **{key: _over(under.get(key), value) for key, value in told.items()}}
+
+
+def _over(under: Any, told: Any) -> Any:
+    return {**(under or {}), **told} if isinstance(told, dict) else told
 
 
 def _part(kind: type[Any], told: dict[str, Any], where: str) -> Any:
@@ -247,7 +252,7 @@ def _part(kind: type[Any], told: dict[str, Any], where: str) -> Any:
 
 
 def _made(kind: type[Any], told: dict[str, Any], where: str) -> Any:
-    known = {field.name for field in fields(kind)}
+    known = {each.name for each in fields(kind)}
     if strange := told.keys() - known:
         raise ValueError(f"{where} says {', '.join(sorted(strange))}; it may say {', '.join(sorted(known))}")
     return kind(**told)
