@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
-
 from benchmarks.desk import profiles, trace
 from benchmarks.desk.__main__ import main
 
@@ -105,7 +104,7 @@ def test_late_data_are_read_later_and_nothing_is_lost(tmp_path: Path) -> None:
     assert frame.select(key).sort(key).equals(usual.select(key).sort(key))
     fresh = frame.filter(pl.col("dataset") == "ticks")
     waited = (fresh["ts"] - fresh["session"].cast(pl.Datetime("us", "UTC"))).dt.total_minutes()
-    assert waited.min() > 36.5 * 60  # type: ignore[operator]  # from midnight to 16:30, and 20 hours
+    assert waited.min() >= 36.5 * 60  # type: ignore[operator]  # from midnight to 16:30, and 20 hours
 
 
 def test_a_regime_changes_what_people_read_from_the_middle_on() -> None:
