@@ -1,80 +1,124 @@
 """What deserves memory: a pure decision, without I/O, clock or lock, that can be replayed from a log.
 
-The hot tier asks; it removes leased entries before it does. For now the ranking is least recently used.
+The hot tier asks, under its lock. A *key* names immutable bytes, a *lineage* what is asked for again whatever its generation:
+a partition has one, whose files come and go; anything else is its own. Uses are remembered by lineage, so a new generation, or
+one that returns, has the history of those before.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Final, Protocol
+from collections.abc import Container, Sequence
+from typing import Final, NamedTuple, Protocol
 
 SMALL_BYTES: Final = 4 << 20  # reading 4 MB costs about what finding one symbol in the file costs
 WHOLE_SHARE: Final = 0.25  # of a file's symbols: from here on reading everything is the cheaper plan
-GHOSTS: Final = 65_536  # keys that left and whose uses are still remembered
+GHOSTS: Final = 65_536  # lineages that left and whose uses are still remembered
+
+
+class Item(NamedTuple):
+    """What memory holds, or could."""
+
+    key: str
+    lineage: str
+    bytes: int
+    refill_seconds: float  # what it would take to have it in memory again
 
 
 class Policy(Protocol):
-    """Ranks what is held and says whether a file deserves to be held whole."""
+    """Ranks what is held, and says what deserves to be."""
 
-    def touch(self, key: str) -> None:
-        """Note one use of *key*, held or not."""
+    def touch(self, item: Item) -> None:
+        """Note one use of *item*, held or not."""
         ...
 
-    def admit(self, key: str) -> None:
-        """Note that *key* is held from now on."""
+    def admit(self, item: Item, chance: float | None = None) -> None:
+        """Note that *item* is held from now on; with *chance* because it will be used today with this probability."""
         ...
 
     def leave(self, key: str) -> None:
-        """Note that *key* is not held any more."""
+        """Note that *key* is not held any more; its uses are remembered."""
         ...
 
-    def forget(self, key: str) -> None:
-        """Note that *key* will never be asked for again."""
+    def forget(self, lineage: str) -> None:
+        """Note that *lineage* will never be asked for again."""
         ...
 
-    def coldest_first(self) -> Iterator[str]:
-        """Yield what is held in the order in which it should leave; the caller skips what is leased."""
+    def victims(self, excess: int, leased: Container[str]) -> list[str]:
+        """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where that is all there is."""
         ...
 
-    def wants_whole(self, key: str, size: int, share: float) -> bool:
-        """Return whether a file of *size* bytes, *share* of whose symbols is wanted now, should be held whole."""
+    def beats(self, item: Item, victims: Sequence[str], chance: float | None = None) -> bool:
+        """Return whether *item* is worth more than all of *victims* together."""
         ...
+
+    def wants_whole(self, item: Item, share: float) -> bool:
+        """Return whether to hold the whole of *item* for a read that wants *share* of its symbols."""
+        ...
+
+    def told(self, key: str) -> dict[str, float]:
+        """Return the numbers behind the rank of *key*, which is held: uses, refill_seconds, bytes, and what else counts."""
+        ...
+
+
+def cheaper_whole(item: Item, share: float) -> bool:
+    """Return whether reading the whole of *item* costs no more than picking *share* of its symbols out of it."""
+    return item.bytes <= SMALL_BYTES or share >= WHOLE_SHARE
 
 
 class LruPolicy:
-    """Least recently used leaves first; a large file is held whole from its second use on."""
+    """Least recently used leaves first, whatever comes in its place; a large file is held whole from its second use on."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[str, None] = OrderedDict()  # by last use, the oldest first
-        self._uses: OrderedDict[str, int] = OrderedDict()  # of held keys and of ghosts
+        self._held: OrderedDict[str, Item] = OrderedDict()  # by last use, the oldest first
+        self._uses: OrderedDict[str, int] = OrderedDict()  # of held lineages and of ghosts
 
-    def touch(self, key: str) -> None:
-        """Note one use of *key*, held or not."""
-        self._uses[key] = self._uses.get(key, 0) + 1
-        self._uses.move_to_end(key)
+    def touch(self, item: Item) -> None:
+        """Note one use of *item*, held or not."""
+        self._uses[item.lineage] = self._uses.get(item.lineage, 0) + 1
+        self._uses.move_to_end(item.lineage)
         if len(self._uses) > GHOSTS + len(self._held):
             self._uses.popitem(last=False)
-        if key in self._held:
-            self._held.move_to_end(key)
+        if item.key in self._held:
+            self._held[item.key] = item
+            self._held.move_to_end(item.key)
 
-    def admit(self, key: str) -> None:
-        """Note that *key* is held from now on."""
-        self._held[key] = None
+    def admit(self, item: Item, chance: float | None = None) -> None:
+        """Note that *item* is held from now on, as if it were used now; the *chance* that it will be does not matter."""
+        del chance
+        self._held[item.key] = item
 
     def leave(self, key: str) -> None:
         """Note that *key* is not held any more; its uses are remembered."""
         self._held.pop(key, None)
 
-    def forget(self, key: str) -> None:
-        """Note that *key* will never be asked for again."""
-        self._held.pop(key, None)
-        self._uses.pop(key, None)
+    def forget(self, lineage: str) -> None:
+        """Note that *lineage* will never be asked for again."""
+        self._uses.pop(lineage, None)
 
-    def coldest_first(self) -> Iterator[str]:
-        """Yield what is held, the one used longest ago first."""
-        yield from self._held
+    def victims(self, excess: int, leased: Container[str]) -> list[str]:
+        """Return the keys that were used longest ago, as many as it takes."""
+        found = list[str]()
+        for key, item in self._held.items():
+            if excess <= 0:
+                break
+            if key not in leased:
+                found.append(key)
+                excess -= item.bytes
+        return found
 
-    def wants_whole(self, key: str, size: int, share: float) -> bool:
+    def beats(self, item: Item, victims: Sequence[str], chance: float | None = None) -> bool:
+        """Return True: what is used now is worth more than what was used before."""
+        del item, victims, chance
+        return True
+
+    def wants_whole(self, item: Item, share: float) -> bool:
         """Return whether a file should be held whole: it is small, most of it is wanted, or it was wanted before."""
-        return size <= SMALL_BYTES or share >= WHOLE_SHARE or self._uses.get(key, 0) > 1
+        return cheaper_whole(item, share) or self._uses.get(item.lineage, 0) > 1
+
+    def told(self, key: str) -> dict[str, float]:
+        """Return uses since the start, bytes, and the seconds that a refill takes."""
+        item = self._held.get(key)
+        if item is None:
+            return {}
+        return {"uses": self._uses.get(item.lineage, 0), "refill_seconds": item.refill_seconds, "bytes": item.bytes}
