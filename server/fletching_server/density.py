@@ -229,7 +229,7 @@ class DensityPolicy:
     def _run(self, item: Item, uses: _Uses, *, counts: bool = True) -> None:
         """Have every ghost see a use, and keep the strays in step with the one in charge."""
         lineage, size = item.lineage, item.bytes
-        seconds = item.refill_seconds if item.refill_seconds > _LEAST_SECONDS else _LEAST_SECONDS
+        seconds = max(_LEAST_SECONDS, item.refill_seconds)
         refill = log2(seconds)
         density = refill - log2(size or 1)
         for number, (ghost, place) in enumerate(zip(self._ghosts, self._place, strict=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fletching_server.clairvoyant import belady, ceiling, compulsory, greedy, next_uses
-from fletching_server.policy import LruPolicy
+from fletching_server.density import DensityPolicy
+from fletching_server.policy import Item, LruPolicy, Policy
 from fletching_server.replay import replay
 
 TRACES = Path(__file__).parents[2].parent / "shared" / "traces"
@@ -22,6 +24,10 @@ SIZES = st.lists(st.integers(1, 9), min_size=10, max_size=10)
 
 def numbers(keys: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.array(keys, np.int64)
+
+
+def items(keys: list[int], sizes: list[int]) -> list[Item]:
+    return [Item(str(key), str(key), sizes[key], 1.0) for key in keys]
 
 
 def best(keys: tuple[int, ...], sizes: tuple[int, ...], room: int) -> int:
@@ -47,10 +53,11 @@ def test_the_next_use_is_the_next_request_for_the_same_key(keys: list[int]) -> N
     assert next_uses(numbers(keys)).tolist() == expected
 
 
+@pytest.mark.parametrize("policy", [lambda _: LruPolicy(), DensityPolicy])
 @given(KEYS, st.integers(0, 10))
-def test_no_policy_does_better_than_belady(keys: list[int], objects: int) -> None:
+def test_no_policy_does_better_than_belady(policy: Callable[[int], Policy], keys: list[int], objects: int) -> None:
     hits = int(belady(numbers(keys), objects).sum())
-    assert replay([(str(key), 1) for key in keys], LruPolicy(), objects).hits <= hits <= compulsory(numbers(keys)).sum()
+    assert replay(items(keys, [1] * 10), policy(objects), objects).hits <= hits <= compulsory(numbers(keys)).sum()
 
 
 @given(KEYS)
@@ -77,10 +84,13 @@ def test_unequal_sizes_are_enclosed_by_what_can_be_reached_and_what_cannot_be_ex
     assert greedy(numbers(keys), taken, room).sum() <= optimum <= ceiling(numbers(keys), taken, room) + 1e-9
 
 
+@pytest.mark.parametrize("policy", [lambda _: LruPolicy(), DensityPolicy])
 @given(KEYS, SIZES, st.integers(0, 40))
-def test_no_policy_is_above_the_ceiling_whatever_a_request_is_worth(keys: list[int], sizes: list[int], room: int) -> None:
+def test_no_policy_is_above_the_ceiling_whatever_a_request_is_worth(
+    policy: Callable[[int], Policy], keys: list[int], sizes: list[int], room: int
+) -> None:
     taken = np.array(sizes, np.int64)[keys]
-    outcome = replay([(str(key), sizes[key]) for key in keys], LruPolicy(), room)
+    outcome = replay(items(keys, sizes), policy(room), room)
     assert outcome.hits <= ceiling(numbers(keys), taken, room) + 1e-9
     assert outcome.hit_bytes <= ceiling(numbers(keys), taken, room, taken) + 1e-6
 
