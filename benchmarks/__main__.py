@@ -26,6 +26,7 @@ from benchmarks import (
     soak,
     throughput,
     upstream,
+    warming,
     workers,
     writes,
 )
@@ -49,6 +50,7 @@ ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {
     "soak": soak.run,
     "compaction": compaction.run,
     "hit_ratio": hit_ratio.run,
+    "warming": warming.run,
 }
 PEERS: Final[dict[str, Callable[..., list[Row]]]] = {"compare": compare.run, "hit_ratio": hit_ratio.run}  # need an environment
 _NAMES: Final = f"which to run: {', '.join(BENCHMARKS)} (default: all of these), {', '.join(ON_DEMAND)}"
