@@ -20,14 +20,14 @@ from benchmarks.desk import profiles, trace
 from benchmarks.figures import Row, Spread
 
 DISK: Final = "150GiB"
-PATTERNED: Final[Mapping[str, int]] = {  # profiles in which there is something to learn, and how many seeds
+PATTERNED: Final = {  # profiles in which there is something to learn, and how many seeds
     "desk-a": 9,
     "desk-a-list": 3,
     "desk-a-xnys": 3,
     "us-summer": 2,
     "shanghai-small": 3,
 }
-OTHERS: Final[Mapping[str, int]] = {"no-pattern": 3, "no-pattern-requests": 2, "regime-shift": 3, "regime-exchange": 2}
+OTHERS: Final = {"no-pattern": 3, "no-pattern-requests": 2, "regime-shift": 3, "regime-exchange": 2}
 WAYS: Final[Mapping[str, tuple[str, str]]] = {  # policy and warming
     "ours": ("density", "on"),
     "lru": ("lru", "off"),
@@ -49,7 +49,7 @@ class Seed:
     def share(self, way: str, *tiers: str) -> float:
         """Return the share of interactive requests, after the history, that *tiers* answered, in per cent."""
         counts = self.told[way]["settled"]["interactive"]
-        return 100 * sum(counts[tier] for tier in tiers) / max(1, counts["requests"])
+        return float(100 * sum(counts[tier] for tier in tiers) / max(1, counts["requests"]))
 
     def milliseconds(self, way: str) -> float:
         return float(self.told[way]["settled"]["interactive"]["mean_ms"])
