@@ -12,7 +12,8 @@ from typing import Final
 from fletching_server.predictor import RelativeKey
 
 WITHIN_SECONDS: Final = 600.0
-_SHRINKAGE: Final = 2.0  # touches of *a* without *b* that are taken as seen
+_SHRINKAGE: Final = 3.0  # touches of *a* without *b* that are taken as seen
+_ONCE: Final = 1.0  # is no pattern
 _LAST: Final = 12  # different keys that a reader touched just now
 _PARTNERS: Final = 24  # remembered per key
 _MOST_KEYS: Final = 20_000
@@ -63,5 +64,6 @@ class CoAccess:
     def following(self, key: RelativeKey) -> list[tuple[RelativeKey, float]]:
         """Return what is asked for after *key*, with its chance, the likeliest first."""
         seen = self._counts.get(key, 0.0) + _SHRINKAGE
-        found = [(partner, min(1.0, count / seen)) for partner, count in self._pairs.get(key, {}).items()]
+        pairs = self._pairs.get(key, {})
+        found = [(partner, min(1.0, count / seen)) for partner, count in pairs.items() if count > _ONCE]
         return sorted(found, key=lambda pair: (-pair[1], pair[0].dataset, pair[0].bucket))

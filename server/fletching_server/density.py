@@ -107,18 +107,18 @@ class DensityPolicy:
     def victims(self, excess: int, leased: Container[str]) -> list[str]:
         """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where there are not enough."""
         chosen: list[str] = []
-        surfaced: list[tuple[float, str]] = []
+        surfaced: dict[str, float] = {}
         for key in chain(self._strays, self._lowest_first(surfaced)):
             if excess <= 0:
                 break
             if key not in leased:
                 chosen.append(key)
                 excess -= self._items[key].bytes
-        for ranked in surfaced:
-            heappush(self._heap, ranked)
+        for key, score in surfaced.items():
+            heappush(self._heap, (score, key))
         return chosen
 
-    def _lowest_first(self, surfaced: list[tuple[float, str]]) -> Iterator[str]:
+    def _lowest_first(self, surfaced: dict[str, float]) -> Iterator[str]:
         """Yield what the ghost in charge holds too, by its rank; what leaves the heap for this is *surfaced*."""
         while self._heap:
             score, key = heappop(self._heap)
@@ -127,8 +127,8 @@ class DensityPolicy:
             present = self._score(key)
             if present > score:
                 heappush(self._heap, (present, key))
-            elif not surfaced or surfaced[-1] != (present, key):
-                surfaced.append((present, key))
+            elif key not in surfaced:
+                surfaced[key] = present
                 yield key
 
     def _score(self, key: str) -> float:

@@ -59,6 +59,7 @@ class Tally:
 @dataclass(slots=True)
 class _Acted:
     arm: str
+    fill_seconds: float
     saves: float
     used: bool = False
 
@@ -92,9 +93,14 @@ class Judge:
     def acted(self, key: str, arm: str, fill_seconds: float, saves: float) -> None:
         """Note that *key* was made ready in so many background seconds, which saves *saves* whoever asks for it."""
         tally = self._tally(arm)
-        tally.acted += 1
         tally.fill_seconds += fill_seconds
-        self._acted[key] = _Acted(arm, saves)
+        before = self._acted.get(key)
+        if before is not None and not before.used:  # on disk first, in memory now: one thing made ready in two steps
+            before.fill_seconds += fill_seconds
+            before.saves += saves
+            return
+        tally.acted += 1
+        self._acted[key] = _Acted(arm, fill_seconds, saves)
 
     def withhold(self, key: str, arm: str, fill_seconds: float, saves: float) -> None:
         """Note that *key* was not made ready although it should have been, to see what that costs."""
@@ -107,18 +113,18 @@ class Judge:
         """Note that *key* had to leave for something made ready."""
         self._displaced[key] = arm
 
-    def used(self, key: str, late_seconds: float = 0.0) -> str | None:
-        """Note a demand read of *key*; return the arm that made it ready. Only the first use of it counts."""
+    def used(self, key: str, late_seconds: float = 0.0) -> float:
+        """Note a demand read of *key*, and return the background seconds it was made ready in; only the first use counts."""
         acted = self._acted.get(key)
         if acted is None or acted.used:
-            return acted.arm if acted else None
+            return 0.0
         acted.used = True
         tally = self._tally(acted.arm)
         tally.used += 1
         tally.late += late_seconds > 0
         tally.late_seconds += late_seconds
         tally.saved_seconds += max(0.0, acted.saves - late_seconds)
-        return acted.arm
+        return acted.fill_seconds
 
     def missed(self, key: str) -> None:
         """Note a demand read of *key* that had to wait: its making ready may have been withheld, or it was displaced."""

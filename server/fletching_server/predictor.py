@@ -24,7 +24,7 @@ PRIOR_COUNT: Final = 1.0
 BACK_OFF: Final = 3.0  # sessions' weight of the coarser kind of day
 LEAST_EXPOSURE: Final = 0.8  # sessions before anything is predicted of a principal
 LEAST_CHANCE: Final = 0.02
-_FADED: Final = 0.01  # decayed hits below which a key is forgotten
+_FADED: Final = 0.1  # decayed hits below which a habit is forgotten: one use 27 sessions ago, which month-ends survive
 
 # The predictor's hits from a table ``touches`` (principal, slot, daytype, dataset, bucket, session_offset, session), where each
 # touch stands once per slot (its own and -1) and kind of day; $now is the number of the present session.
@@ -73,11 +73,13 @@ class _Count:
 
 @dataclass(slots=True)
 class _Habit:
-    """What one principal did with one key: counts by (slot, day type)."""
+    """What one principal did with one key in one slot: counts by kind of day."""
 
+    counts: dict[int, _Count] = field(default_factory=dict)
     weight: float = 1.0
-    counts: dict[tuple[int, int], _Count] = field(default_factory=dict)
-    updated: int = 0
+
+
+_Habits = dict[RelativeKey, dict[str, _Habit]]
 
 
 class Predictor:
@@ -85,7 +87,7 @@ class Predictor:
 
     def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
-        self._habits: dict[RelativeKey, dict[str, _Habit]] = {}
+        self._habits: dict[int, _Habits] = {int(slot): {} for slot in Slot}
         self._first: dict[str, int] = {}  # the session in which a principal was first seen
         self._exposed: dict[int, list[float]] = {}  # decayed sessions per kind of day, before each session
         self._pruned = 0
@@ -94,64 +96,57 @@ class Predictor:
         """Count one touch; return whether it is the first of this key by this principal in this slot and session."""
         session = moment.session
         self._first.setdefault(principal, session)
-        habit = self._habits.setdefault(key, {}).setdefault(principal, _Habit())
-        habit.weight, habit.updated = weight, max(habit.updated, session)
-        types = self._agenda.day_types(session)
-        known = habit.counts.get((moment.slot, types[-1]))
+        if not self._hit(int(moment.slot), principal, key, session, weight):
+            return False
+        self._hit(int(Slot.ANY), principal, key, session, weight)
+        self._prune(session)
+        return True
+
+    def _hit(self, slot: int, principal: str, key: RelativeKey, session: int, weight: float) -> bool:
+        habits = self._habits[slot].setdefault(key, {})
+        habit = habits.get(principal) or habits.setdefault(principal, _Habit())
+        habit.weight = weight
+        known = habit.counts.get(int(DayType.ALL))
         if known is not None and known.updated >= session:
             return False
-        for slot in (int(moment.slot), int(Slot.ANY)):
-            for kind in types:
-                _hit(habit.counts, (slot, kind), session)
-        self._prune(session)
+        for kind in self._agenda.day_types(session):
+            _count(habit.counts, kind, session)
         return True
 
     def expected(self, session: int, slots: Sequence[Slot] = (Slot.ANY,)) -> Iterator[Expected]:
         """Yield what is likely asked for in *session* within *slots*, from what was seen before; in no order."""
         types = self._agenda.day_types(session)
-        for key, habits in self._habits.items():
-            none, weights, total = 1.0, 0.0, 0.0
-            for principal, habit in habits.items():
-                if session - habit.updated > _LONG:
-                    continue
-                chance = self._chance(principal, habit, session, types, slots)
-                none *= 1.0 - chance
-                weights += chance * habit.weight
-                total += chance
+        exposures = {principal: self._exposures(principal, types, session) for principal in self._first}
+        found: dict[RelativeKey, list[float]] = {}
+        for slot in slots:
+            for key, habits in self._habits[slot].items():
+                sums = found.get(key) or found.setdefault(key, [1.0, 0.0, 0.0])
+                for principal, habit in habits.items():
+                    chance = _chance(habit.counts, types, exposures[principal], session)
+                    sums[0] *= 1.0 - chance
+                    sums[1] += chance
+                    sums[2] += chance * habit.weight
+        for key, (none, total, weights) in found.items():
             if 1.0 - none > LEAST_CHANCE:
                 yield Expected(key, 1.0 - none, weights / total)
 
     def because(self, key: RelativeKey, session: int, slots: Sequence[Slot] = (Slot.ANY,)) -> list[Because]:
         """Return what speaks for *key*, the strongest first."""
-        types = self._agenda.day_types(session)
         told = [
-            self._because(principal, habit, session, types, slot)
-            for principal, habit in self._habits.get(key, {}).items()
+            self._because(principal, habit, session, slot)
             for slot in slots
+            for principal, habit in self._habits[slot].get(key, {}).items()
         ]
         return sorted((one for one in told if one.chance > 0), key=lambda one: (-one.chance, one.principal))
 
-    def _because(self, principal: str, habit: _Habit, session: int, types: Sequence[int], slot: Slot) -> Because:
-        count = habit.counts.get((int(slot), int(DayType.ALL)))
-        hits = _faded(count, session) if count else 0.0
-        chance = self._chance(principal, habit, session, types, (slot,))
-        return Because(principal, hits, self._exposure(principal, int(DayType.ALL), session), slot, chance)
+    def _because(self, principal: str, habit: _Habit, session: int, slot: Slot) -> Because:
+        types = self._agenda.day_types(session)
+        exposures = self._exposures(principal, types, session)
+        hits = _before(habit.counts[int(DayType.ALL)], session)
+        return Because(principal, hits, exposures[-1], slot, _chance(habit.counts, types, exposures, session))
 
-    def _chance(self, principal: str, habit: _Habit, session: int, types: Sequence[int], slots: Sequence[Slot]) -> float:
-        exposures = [self._exposure(principal, kind, session) for kind in types]
-        if exposures[-1] < LEAST_EXPOSURE:
-            return 0.0
-        none = 1.0
-        for slot in slots:
-            chance = PRIOR_RATE
-            weight = PRIOR_COUNT
-            for kind, exposure in zip(reversed(types), reversed(exposures), strict=True):  # from all days to the special one
-                count = habit.counts.get((slot, kind))
-                hits = _before(count, session) if count else 0.0
-                chance = (hits + weight * chance) / (exposure + weight)
-                weight = BACK_OFF
-            none *= 1.0 - min(chance, 1.0)
-        return 1.0 - none
+    def _exposures(self, principal: str, types: Sequence[int], session: int) -> list[float]:
+        return [self._exposure(principal, kind, session) for kind in types]
 
     def _exposure(self, principal: str, kind: int, session: int) -> float:
         """Return the decayed number of sessions of one *kind*, before *session*, since *principal* was first seen."""
@@ -173,41 +168,39 @@ class Predictor:
         if session <= self._pruned:
             return
         self._pruned = session
-        for key, habits in list(self._habits.items()):
-            for principal, habit in list(habits.items()):
-                any_day = habit.counts[int(Slot.ANY), int(DayType.ALL)]
-                if _faded(any_day, session) < _FADED:
+        for known in self._habits.values():
+            for key, habits in list(known.items()):
+                for principal in [name for name, habit in habits.items() if _is_faded(habit, session)]:
                     del habits[principal]
-            if not habits:
-                del self._habits[key]
+                if not habits:
+                    del known[key]
 
     # The table
 
     def rows(self, session: int) -> Iterator[dict[str, Any]]:
         """Yield the whole state as of *session*: one row per principal, slot, day type and key."""
-        for key, habits in self._habits.items():
-            for principal, habit in habits.items():
-                for (slot, kind), count in habit.counts.items():
-                    yield {
-                        "principal": principal,
-                        "slot": slot,
-                        "daytype": kind,
-                        "dataset": key.dataset,
-                        "bucket": key.bucket,
-                        "session_offset": key.offset,
-                        "hits": _faded(count, session),
-                        "exposures": self._exposure(principal, kind, session),
-                        "updated": count.updated,
-                    }
+        for slot, known in self._habits.items():
+            for key, habits in known.items():
+                for principal, habit in habits.items():
+                    for kind, count in habit.counts.items():
+                        yield {
+                            "principal": principal,
+                            "slot": slot,
+                            "daytype": kind,
+                            "dataset": key.dataset,
+                            "bucket": key.bucket,
+                            "session_offset": key.offset,
+                            "hits": count.hits * _fade(session - count.updated),
+                            "exposures": self._exposure(principal, kind, session),
+                            "updated": count.updated,
+                        }
 
     def restore(self, rows: Iterable[Mapping[str, Any]], session: int, first: Mapping[str, int]) -> None:
         """Take the state that ``rows`` gave as of *session*, or that ``REBUILD`` made; *first* is when each was first seen."""
         for row in rows:
             key = RelativeKey(row["dataset"], row["bucket"], row["session_offset"])
-            habit = self._habits.setdefault(key, {}).setdefault(row["principal"], _Habit())
-            hits = row["hits"] / _FADE ** (session - row["updated"])
-            habit.counts[row["slot"], row["daytype"]] = _Count(hits, row["updated"])
-            habit.updated = max(habit.updated, row["updated"])
+            habit = self._habits[row["slot"]].setdefault(key, {}).setdefault(row["principal"], _Habit())
+            habit.counts[row["daytype"]] = _Count(row["hits"] / _fade(session - row["updated"]), row["updated"])
         self._first |= first
 
     def first_seen(self) -> dict[str, int]:
@@ -215,30 +208,48 @@ class Predictor:
         return dict(self._first)
 
     def __len__(self) -> int:
-        return len(self._habits)
+        """Return how many relative keys are known."""
+        return len(self._habits[int(Slot.ANY)])
 
 
 _FADE: Final = 0.5 ** (1 / HALF_LIFE)
-_LONG: Final = 60  # sessions without a touch: the chance is below anything that matters
+_FADES: Final = tuple(_FADE**sessions for sessions in range(512))
 
 
-def _hit(counts: dict[tuple[int, int], _Count], place: tuple[int, int], session: int) -> None:
-    count = counts.get(place)
+def _fade(sessions: int) -> float:
+    return _FADES[min(sessions, 511)] if sessions >= 0 else float(_FADE**sessions)
+
+
+def _count(counts: dict[int, _Count], kind: int, session: int) -> None:
+    count = counts.get(kind)
     if count is None:
-        counts[place] = _Count(1.0, session)
+        counts[kind] = _Count(1.0, session)
     elif count.updated < session:
-        count.hits = count.hits * _FADE ** (session - count.updated) + 1.0
+        count.hits = count.hits * _fade(session - count.updated) + 1.0
         count.updated = session
     elif count.updated > session:  # told late: it weighs what it would have
-        count.hits += _FADE ** (count.updated - session)
+        count.hits += _fade(count.updated - session)
 
 
-def _faded(count: _Count, session: int) -> float:
-    return float(count.hits * _FADE ** (session - count.updated))
+def _chance(counts: Mapping[int, _Count], types: Sequence[int], exposures: Sequence[float], session: int) -> float:
+    """Return the chance that one principal keeps up a habit, backed off from all days to the special kind."""
+    if exposures[-1] < LEAST_EXPOSURE:
+        return 0.0
+    chance, weight = PRIOR_RATE, PRIOR_COUNT
+    for place in range(len(types) - 1, -1, -1):
+        count = counts.get(types[place])
+        chance = ((_before(count, session) if count else 0.0) + weight * chance) / (exposures[place] + weight)
+        weight = BACK_OFF
+    return min(chance, 1.0)
 
 
 def _before(count: _Count, session: int) -> float:
     """Return decayed hits before *session*; what was seen in it already is not what is predicted."""
     if count.updated < session:
-        return float(count.hits * _FADE ** (session - count.updated))
-    return float(max(count.hits - 1.0, 0.0))
+        return count.hits * _fade(session - count.updated)
+    return max(count.hits - 1.0, 0.0)
+
+
+def _is_faded(habit: _Habit, session: int) -> bool:
+    count = habit.counts[int(DayType.ALL)]
+    return count.hits * _fade(session - count.updated) < _FADED

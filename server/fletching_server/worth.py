@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-KAPPA: Final = 0.2  # seconds of somebody who waits that a background second is worth
+KAPPA: Final = 0.1  # seconds of somebody who waits that a background second is worth
 CLASSIC: Final = 0.7  # the fixed confidence that other prefetchers ask for
 WEIGHTS: Final = {"trading": 5.0, "research": 1.0, "backtesting": 0.2}  # what a second of waiting matters, by profile
 
