@@ -1,6 +1,6 @@
 """Which requests of recorded traces our policies answer from memory, against others and against a memory that knows the future.
 
-Nothing is timed. Each trace is driven at 1, 5, 10 and 25 % of its working set: our policies by ``fletching_server.replay``, each
+Nothing is timed. Each trace is driven at 1, 5, 10 and 25 % of its working set: our policies by ``fletching_server.replaying``, each
 peer in a child of its own that has a time limit, as some of them do not end. A score is (x - LRU) / (optimum - LRU): 0 is LRU,
 1 is the optimum, below 0 is worse than LRU. Where sizes differ, the optimum is the greedy one, which can be reached.
 """
@@ -24,8 +24,8 @@ from benchmarks.figures import Row, Spread
 from benchmarks.key_traces import KeyTrace, traces
 from fletching_server.clairvoyant import belady, ceiling, compulsory, greedy
 from fletching_server.density import DensityPolicy
-from fletching_server.policy import Item, LruPolicy, Policy
-from fletching_server.replay import replay
+from fletching_server.policy import LruPolicy, Policy
+from fletching_server.replaying import Costs, replay_keys
 
 SHARES: Final = (0.01, 0.05, 0.10, 0.25)
 ALLOWED: Final = 0.5  # points that we may be under LRU
@@ -36,8 +36,7 @@ _YARDSTICKS: Final = frozenset({"lru", "LRU", "cachetools LRU", "optimum", "endl
 _DECIDED: Final = 1.0  # points between LRU and the optimum, below which there is nothing to win
 _LONG: Final = 500_000  # requests: a trace beyond is cut where less than the whole effort is made
 _PEER_SECONDS: Final = 120.0
-# Seconds of a read from Parquet and from memory, as the reference assumes: so much each, and bytes at so many a second.
-_REFILL_SECONDS, _PARQUET_BYTES, _READ_SECONDS, _MEMORY_BYTES = 0.010, 600e6, 0.002, 5000e6
+_COSTS: Final = Costs()  # of a read from Parquet and from memory
 
 
 @dataclass
@@ -60,8 +59,9 @@ class Found:
 
     def seconds(self, policy: str) -> float:
         """Return the seconds that *policy* saved against reading everything from Parquet."""
-        per_byte = 1 / _PARQUET_BYTES - 1 / _MEMORY_BYTES
-        return self.hits[policy] * (_REFILL_SECONDS - _READ_SECONDS) + self.hit_bytes[policy] * per_byte
+        hits, size = self.hits[policy], self.hit_bytes[policy]
+        disk, memory = (hits * cost.seconds + size / cost.megabytes_per_second / 1e6 for cost in (_COSTS.disk, _COSTS.memory))
+        return disk - memory
 
     def score(self, policy: str) -> float | None:
         """Return how far *policy* came from LRU to the optimum; None where there is no way to go."""
@@ -93,12 +93,11 @@ def _measured(python: Path, effort: float) -> Iterator[Found]:
 
 def _drive_ours(one: Found) -> None:
     trace = one.trace
-    sizes = np.zeros(int(trace.keys.max()) + 1, np.int64)
-    sizes[trace.keys] = trace.sizes
-    refill = (_REFILL_SECONDS + sizes / _PARQUET_BYTES if trace.sized else np.ones(len(sizes))).tolist()
-    known = [Item(str(key), str(key), size, refill[key]) for key, size in enumerate(sizes.tolist())]
+    names = [str(key) for key in range(int(trace.keys.max()) + 1)]
+    refill = _COSTS.disk.of if trace.sized else lambda _: 1.0
     for name, policy in OURS.items():
-        outcome = replay((known[key] for key in trace.keys.tolist()), policy(one.room), one.room)
+        asked = ((names[key], size) for key, size in zip(trace.keys.tolist(), trace.sizes.tolist(), strict=True))
+        outcome = replay_keys(asked, policy(one.room), one.room, refill)
         one.hits[name], one.hit_bytes[name] = outcome.hits, outcome.hit_bytes
 
 

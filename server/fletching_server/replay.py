@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fletching_server.policy import Item, Policy
+from fletching_server.policy import Policy
 
 
 @dataclass
@@ -30,31 +30,36 @@ class Outcome:
         return self.hit_bytes / max(self.bytes, 1)
 
 
-def replay(trace: Iterable[Item], policy: Policy, max_bytes: int) -> Outcome:
-    """Return the outcome of *trace*, an item per request, under *policy* within *max_bytes*.
+def replay(trace: Iterable[tuple[str, int]], policy: Policy, max_bytes: int) -> Outcome:
+    """Return the outcome of *trace*, (key, bytes) per request, under *policy* within *max_bytes*; each miss is admitted.
 
-    A miss is admitted where it is worth more than what leaves for it. What is not, or is larger than the whole budget, is served
-    through and counted as refused.
+    An object larger than the whole budget is served through and counted as refused.
     """
     held: dict[str, int] = {}
     used, outcome = 0, Outcome()
-    for item in trace:
+    for key, size in trace:
         outcome.requests += 1
-        outcome.bytes += item.bytes
-        policy.touch(item)
-        if item.key in held:
+        outcome.bytes += size
+        policy.touch(key)
+        if key in held:
             outcome.hits += 1
-            outcome.hit_bytes += item.bytes
-            continue
-        victims = policy.victims(used + item.bytes - max_bytes, ()) if item.bytes <= max_bytes else []
-        if item.bytes > max_bytes or not policy.beats(item, victims):
+            outcome.hit_bytes += size
+        elif size > max_bytes:
             outcome.refused += 1
-            continue
-        for victim in victims:
-            policy.leave(victim)
-            used -= held.pop(victim)
-        outcome.evictions += len(victims)
-        held[item.key] = item.bytes
-        used += item.bytes
-        policy.admit(item)
+        else:
+            used -= _make_room(held, policy, used + size - max_bytes, outcome)
+            held[key] = size
+            policy.admit(key)
+            used += size
     return outcome
+
+
+def _make_room(held: dict[str, int], policy: Policy, excess: int, outcome: Outcome) -> int:
+    """Evict until *excess* bytes are gone, and return how many went."""
+    gone = 0
+    while gone < excess:
+        victim = next(policy.coldest_first())
+        policy.leave(victim)
+        gone += held.pop(victim)
+        outcome.evictions += 1
+    return gone

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from fletching_server.clairvoyant import belady, ceiling, compulsory, greedy, next_uses
 from fletching_server.density import DensityPolicy
-from fletching_server.policy import Item, LruPolicy, Policy
-from fletching_server.replay import replay
+from fletching_server.policy import LruPolicy, Policy
+from fletching_server.replaying import replay_keys
 
 TRACES = Path(__file__).parents[2].parent / "shared" / "traces"
 KEYS = st.lists(st.integers(0, 9), min_size=1, max_size=60)
@@ -26,8 +26,8 @@ def numbers(keys: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.array(keys, np.int64)
 
 
-def items(keys: list[int], sizes: list[int]) -> list[Item]:
-    return [Item(str(key), str(key), sizes[key], 1.0) for key in keys]
+def requests(keys: list[int], sizes: list[int]) -> list[tuple[str, int]]:
+    return [(str(key), sizes[key]) for key in keys]
 
 
 def best(keys: tuple[int, ...], sizes: tuple[int, ...], room: int) -> int:
@@ -57,7 +57,7 @@ def test_the_next_use_is_the_next_request_for_the_same_key(keys: list[int]) -> N
 @given(KEYS, st.integers(0, 10))
 def test_no_policy_does_better_than_belady(policy: Callable[[int], Policy], keys: list[int], objects: int) -> None:
     hits = int(belady(numbers(keys), objects).sum())
-    assert replay(items(keys, [1] * 10), policy(objects), objects).hits <= hits <= compulsory(numbers(keys)).sum()
+    assert replay_keys(requests(keys, [1] * 10), policy(objects), objects).hits <= hits <= compulsory(numbers(keys)).sum()
 
 
 @given(KEYS)
@@ -90,7 +90,7 @@ def test_no_policy_is_above_the_ceiling_whatever_a_request_is_worth(
     policy: Callable[[int], Policy], keys: list[int], sizes: list[int], room: int
 ) -> None:
     taken = np.array(sizes, np.int64)[keys]
-    outcome = replay(items(keys, sizes), policy(room), room)
+    outcome = replay_keys(requests(keys, sizes), policy(room), room)
     assert outcome.hits <= ceiling(numbers(keys), taken, room) + 1e-9
     assert outcome.hit_bytes <= ceiling(numbers(keys), taken, room, taken) + 1e-6
 
