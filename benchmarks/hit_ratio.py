@@ -1,8 +1,8 @@
 """Which requests of recorded traces our policies answer from memory, against others and against a memory that knows the future.
 
-Nothing is timed. Each trace is driven at 1, 5, 10 and 25 % of its working set: our policies by ``fletching_server.replaying``, each
-peer in a child of its own that has a time limit, as some of them do not end. A score is (x - LRU) / (optimum - LRU): 0 is LRU,
-1 is the optimum, below 0 is worse than LRU. Where sizes differ, the optimum is the greedy one, which can be reached.
+Nothing is timed. Each trace is driven at 1, 5, 10 and 25 % of its working set: our policies by ``replay_keys``, each peer in a
+child of its own that has a time limit, as some of them do not end. A score is (x - LRU) / (optimum - LRU): 0 is LRU, 1 is
+the optimum, below 0 is worse than LRU. Where sizes differ, the optimum is the greedy one, which can be reached.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ def replay_keys(
 ) -> KeysOutcome:
     """Return the outcome of *trace*, (key, bytes) per request, under *policy* within *max_bytes*.
 
-    A miss costs *refill* seconds of its bytes: one, unless said otherwise, whatever the size. What is larger than the budget, or not worth what would have to
-    leave for it, is served through and counted as refused.
+    A miss costs *refill* seconds of its bytes; unless said otherwise, one second per object, whatever its size. What is larger
+    than the budget, or not worth what would have to leave for it, is served through and counted as refused.
     """
     held: dict[str, int] = {}
     used, outcome = 0, KeysOutcome()
