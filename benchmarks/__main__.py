@@ -17,6 +17,7 @@ from benchmarks import (
     adjusted,
     compaction,
     compare,
+    hit_ratio,
     imports,
     latency,
     opening,
@@ -26,6 +27,7 @@ from benchmarks import (
     soak,
     throughput,
     upstream,
+    warming,
     workers,
     writes,
 )
@@ -49,7 +51,10 @@ ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {
     "workers": workers.run,
     "soak": soak.run,
     "compaction": compaction.run,
+    "hit_ratio": hit_ratio.run,
+    "warming": warming.run,
 }
+PEERS: Final[dict[str, Callable[..., list[Row]]]] = {"compare": compare.run, "hit_ratio": hit_ratio.run}  # need an environment
 _NAMES: Final = f"which to run: {', '.join(BENCHMARKS)} (default: all of these), {', '.join(ON_DEMAND)}"
 
 
@@ -60,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--effort", type=float, default=1.0, help="scales the number of rounds; 0.1 is a quick look")
     parser.add_argument("--peers", type=Path, help="folder of the peers' environment (default: in the user's cache)")
     asked = parser.parse_args(arguments)
-    benchmarks = {**BENCHMARKS, **ON_DEMAND, "compare": partial(compare.run, folder=asked.peers)}
+    with_peers = {name: partial(PEERS[name], folder=asked.peers) for name in PEERS}
+    benchmarks = {**BENCHMARKS, **ON_DEMAND, **with_peers}
     console = Console(width=None if Console().is_terminal else 240)
     machine = environment()
     console.print("  ".join(f"{name} {value}" for name, value in machine.items()))

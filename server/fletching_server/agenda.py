@@ -136,7 +136,7 @@ class Agenda:
             return (int(DayType.AFTER_GAP),)
         if session + 1 < len(self.days) and from_day_number(self.days[session + 1]).month != day.month:
             return (int(DayType.MONTH_END),)
-        if day.weekday() == 4 and 15 <= day.day <= 21:  # noqa: PLR2004  # the third Friday, when listed derivatives expire
+        if day.weekday() == 4 and 15 <= day.day <= 21:  # the third Friday, when listed derivatives expire
             return (int(DayType.EXPIRY),)
         return ()
 

@@ -53,6 +53,7 @@ class DensityPolicy:
         self._place = (0, *range(1, len(HALF_LIVES) + 1), 0, len(HALF_LIVES))  # of each ghost's number in the uses
         self._asked = 0  # bytes
         self._uses: dict[str, _Uses] = {}
+        self._most = _MOST_KNOWN
         self._items: dict[str, Item] = {}  # held, by key
         self._keys: dict[str, str] = {}  # held, by lineage
         self._heap: list[tuple[float, str]] = []  # of held keys by rank; a rank that has grown is put right when it surfaces
@@ -73,7 +74,7 @@ class DensityPolicy:
         self._run(item, uses)
         if self._asked - self._compared >= self.max_bytes * _CHOSEN_EVERY:
             self._compare()
-        if len(self._uses) > _MOST_KNOWN:
+        if len(self._uses) > self._most:
             self._forget_oldest()
 
     def admit(self, item: Item, chance: float | None = None) -> None:
@@ -229,7 +230,7 @@ class DensityPolicy:
     def _run(self, item: Item, uses: _Uses, *, counts: bool = True) -> None:
         """Have every ghost see a use, and keep the strays in step with the one in charge."""
         lineage, size = item.lineage, item.bytes
-        seconds = item.refill_seconds if item.refill_seconds > _LEAST_SECONDS else _LEAST_SECONDS
+        seconds = max(_LEAST_SECONDS, item.refill_seconds)
         refill = log2(seconds)
         density = refill - log2(size or 1)
         for number, (ghost, place) in enumerate(zip(self._ghosts, self._place, strict=True)):
@@ -268,6 +269,7 @@ class DensityPolicy:
         for lineage in by_use[: len(by_use) // 2]:
             if lineage not in self._keys and not any(lineage in ghost.held for ghost in self._ghosts):
                 del self._uses[lineage]
+        self._most = max(_MOST_KNOWN, 2 * len(self._uses))  # what is held stays, however much: a look at all of it pays once
 
 
 def _added(weight: float, at: float) -> float:

@@ -45,7 +45,7 @@ class Policy(Protocol):
         ...
 
     def victims(self, excess: int, leased: Container[str]) -> list[str]:
-        """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where there are no more."""
+        """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where that is all there is."""
         ...
 
     def beats(self, item: Item, victims: Sequence[str], chance: float | None = None) -> bool:

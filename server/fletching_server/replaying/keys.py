@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fletching_server.policy import Item, Policy
@@ -30,18 +30,20 @@ class KeysOutcome:
         return self.hit_bytes / max(self.bytes, 1)
 
 
-def replay_keys(trace: Iterable[tuple[str, int]], policy: Policy, max_bytes: int) -> KeysOutcome:
+def replay_keys(
+    trace: Iterable[tuple[str, int]], policy: Policy, max_bytes: int, refill: Callable[[int], float] = lambda _: 1.0
+) -> KeysOutcome:
     """Return the outcome of *trace*, (key, bytes) per request, under *policy* within *max_bytes*.
 
-    A miss costs one second per object, whatever its size. What is larger than the budget, or not worth what would have to
-    leave for it, is served through and counted as refused.
+    A miss costs *refill* seconds of its bytes; unless said otherwise, one second per object, whatever its size. What is larger
+    than the budget, or not worth what would have to leave for it, is served through and counted as refused.
     """
     held: dict[str, int] = {}
     used, outcome = 0, KeysOutcome()
     for key, size in trace:
         outcome.requests += 1
         outcome.bytes += size
-        item = Item(key, key, size, 1.0)
+        item = Item(key, key, size, refill(size))
         policy.touch(item)
         if key in held:
             outcome.hits += 1
