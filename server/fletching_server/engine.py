@@ -145,6 +145,7 @@ class Engine:
         self._evicting = Background("quota", self.quota.work, FIRST_SECONDS, LULL_SECONDS)
         self._scrubbing = Background("scrubber", self.scrubber.work, SCRUB_REST_SECONDS)
         self.scrubber.pause = self._scrubbing.closing.wait
+        self.hot_list = HotList(store, self.hot, self.cold, Notes(settings.store / "hot.json"))
         if starts:
             store.catalogue.on_commit(lambda _dataset: self._evicting.wake())
             for notes, work in ((uses, self._evicting), (self.scrubber, self._scrubbing)):
@@ -156,7 +157,6 @@ class Engine:
 
     def _keep_hot_list(self, opened: ExitStack) -> None:
         """Bring back into memory what lay there, and note what does."""
-        self.hot_list = HotList(self.store, self.hot, self.cold, Notes(self.settings.store / "hot.json"))
         restoring = Background("hot list", self.hot_list.work, 0.0)
         self.hot_list.closing = restoring.closing
         opened.callback(self.hot_list.save)
