@@ -163,6 +163,7 @@ class Engine:
         self._evicting = Background("quota", self.quota.work, FIRST_SECONDS, LULL_SECONDS)
         self._scrubbing = Background("scrubber", self.scrubber.work, SCRUB_REST_SECONDS)
         self.scrubber.pause = self._scrubbing.closing.wait
+        self.hot_list = HotList(store, self.hot, self.cold, Notes(settings.store / "hot.json"))
         if starts:
             self.access.start()
             self.access.listeners.append(self.warmer.hear)
@@ -179,7 +180,6 @@ class Engine:
 
     def _keep_hot_list(self, opened: ExitStack) -> None:
         """Bring back into memory what lay there, and note what does."""
-        self.hot_list = HotList(self.store, self.hot, self.cold, Notes(self.settings.store / "hot.json"))
         restoring = Background("hot list", self.hot_list.work, 0.0)
         self.hot_list.closing = restoring.closing
         opened.callback(self.hot_list.save)

@@ -25,7 +25,7 @@ from fletching_server.worth import WEIGHTS
 HABITS, RUNS, TOGETHER = "habits", "runs", "together"  # who says that something is expected
 _MOST_SHAPES: Final = 20_000
 _RUN_CHANCE: Final = 0.9  # that a reader who has come session by session goes on
-_LEAST_FOLLOWING: Final = 0.2  # chance from which on it is told what is asked for together
+_PARTNERS: Final = 8  # that are looked at after each read
 
 
 class Shape(NamedTuple):
@@ -61,11 +61,14 @@ class Habits:
     agenda: Agenda
     predictor: Predictor = field(init=False)
     calibration: Calibration = field(default_factory=Calibration)
-    coaccess: CoAccess = field(default_factory=CoAccess)
+    together: CoAccess = field(default_factory=CoAccess)
+    across: CoAccess = field(default_factory=CoAccess)  # sessions of a group, by who was new to it
+    pairs: Calibration = field(default_factory=Calibration)  # what a chance of being asked for together has meant
     runs: RunDetector = field(default_factory=RunDetector)
     shapes: OrderedDict[tuple[str, str], Shape] = field(default_factory=OrderedDict)
     _said: dict[int, dict[RelativeKey, float]] = field(default_factory=dict)
     _seen: dict[int, set[RelativeKey]] = field(default_factory=dict)
+    _paired: list[tuple[int, RelativeKey, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.predictor = Predictor(self.agenda)
@@ -79,17 +82,26 @@ class Habits:
             return []
         moment, weight = self.agenda.moment(event.at), WEIGHTS.get(event.profile, 1.0)
         self._take_shape(event, moment.session, table=table)
+        newly = not self.predictor.knows(event.principal, key)
         self.predictor.note(event.principal, moment, key, weight)
         self._seen.setdefault(moment.session, set()).add(key)
-        found = [*self._running(event, key, moment)]
-        if self.coaccess.note(event.principal, event.at, key):
-            following = self.coaccess.following(key)
-            found += [
-                Wanted(other, moment, (moment.slot,), chance, weight, TOGETHER)
-                for other, chance in following
-                if chance >= _LEAST_FOLLOWING
-            ]
-        return found
+        following = self.together.following(key) if self.together.note(event.principal, event.at, key) else []
+        if newly and key.offset is not None:
+            following += self._other_sessions(event, key)
+        return [*self._running(event, key, moment), *self._paired_with(following, moment, weight)]
+
+    def _other_sessions(self, event: AccessEvent, key: RelativeKey) -> list[tuple[RelativeKey, float]]:
+        """Return the sessions that others who were new to a group asked for next: this reader is new to this one."""
+        shape = key._replace(bucket=ALL)
+        if not self.across.note(f"{event.principal}/{key.bucket}", event.at, shape):
+            return []
+        return [(key._replace(offset=other.offset), chance) for other, chance in self.across.following(shape)]
+
+    def _paired_with(self, following: Sequence[tuple[RelativeKey, float]], moment: Moment, weight: float) -> Iterator[Wanted]:
+        for other, raw in following[:_PARTNERS]:
+            if other not in self._seen[moment.session] and len(self._paired) < _MOST_SHAPES:
+                self._paired.append((moment.session, other, raw))
+            yield Wanted(other, moment, (moment.slot,), self.pairs(raw), weight, TOGETHER)
 
     def key_of(self, event: AccessEvent, *, table: bool = False) -> RelativeKey | None:
         """Return what *event* asked for, told from its own session; None where it says nothing about other days."""
@@ -152,11 +164,14 @@ class Habits:
         for session in [session for session in self._said if session < now]:
             seen = self._seen.get(session, set())
             outcomes += [(chance, key in seen) for key, chance in self._said.pop(session).items()]
+        over = [(raw, key in self._seen.get(session, ())) for session, key, raw in self._paired if session < now]
+        self._paired = [each for each in self._paired if each[0] >= now]
         for session in [session for session in self._seen if session < now]:
             del self._seen[session]
         told = [(self.calibration(chance), came) for chance, came in outcomes]
-        if outcomes:
-            self.calibration.learn(outcomes)
+        for calibration, learned in ((self.calibration, outcomes), (self.pairs, over)):
+            if learned:
+                calibration.learn(learned)
         return told
 
     # From what is expected to a read

@@ -353,10 +353,11 @@ class HotTier:
             self._counts["hot_ring_hits"] += 1
             if not ring:
                 self._move(item, entry, chance)
-        lease = self._lease(item.key, entry)
+        entry.leases += 1
         if entry.warmed and chance is None:
-            lease.warmed, entry.warmed = True, False
-        return lease
+            entry.warmed = False
+            return Lease(self, item.key, entry.image, warmed=True)
+        return Lease(self, item.key, entry.image)
 
     def _insert(self, item: Item, image: Image, room: Room, chance: float | None = None) -> Lease | None:
         entry = self._entries.get(item.key)

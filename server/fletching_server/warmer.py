@@ -36,7 +36,7 @@ from fletching_server.stats import Stats
 from fletching_server.store import Store
 from fletching_server.tracking import Tracking
 from fletching_server.warming import Task, Warming
-from fletching_server.worth import Rule
+from fletching_server.worth import KAPPA_NIGHT, Rule
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +108,7 @@ class Warmer:
             due = self._clock.monotonic() >= self._next_look
             if due:
                 self._keep_books()
-            decisions = [*self._decisions(self._urgent(urgent)), *(self._decisions(self._expected()) if due else ())]
+            decisions = [*self._decisions(self._urgent(urgent)), *(self._looked() if due else ())]
         for decision in decisions:
             if decision.against == WITHHELD:
                 self._withhold(decision.offer)
@@ -173,6 +173,17 @@ class Warmer:
 
     # Deciding
 
+    def _looked(self, *, hopeless: bool = False) -> list[Decision]:
+        """Return the decisions about all that is expected; *hopeless*: also about what is too unlikely to pay, whatever it is."""
+        likely = [
+            each for each in self._expected() if hopeless or not self._rule(each[4]).hopeless(each[2].chance, each[2].weight)
+        ]
+        return self._decisions(iter(likely))
+
+    def _rule(self, memory: bool) -> Rule:
+        """Return the rule; what is only fetched is fetched when nobody is there who could be in its way."""
+        return self.rule if memory else replace(self.rule, kappa=min(self.rule.kappa, KAPPA_NIGHT))
+
     def _decisions(self, expected: Iterator[tuple[Mic, Habits, Wanted, float, bool]]) -> list[Decision]:
         ranked = sorted(expected, key=lambda each: (-each[2].chance * each[2].weight, each[2].key.dataset, each[2].key.bucket))
         offers: dict[tuple[str, bool], Offer] = {}
@@ -184,7 +195,7 @@ class Warmer:
                 offers.setdefault((offer.task.name, memory), offer)  # the likeliest of equal ones
         return decided(
             offers.values(),
-            self.rule,
+            self._rule,
             self._allowance,
             is_off=self._tracking.off,
             is_withheld=self._is_withheld,
@@ -261,7 +272,7 @@ class Warmer:
 
     def _do(self, offer: Offer) -> None:
         began = self._clock.monotonic()
-        log.info("warming", **Decision(offer).told(self.rule))
+        log.info("warming", **Decision(offer, self._rule(offer.task.memory)).told())
         try:
             done = self._warming.do(offer.task, self._let_people_go_first)
         except SourceError as error:
@@ -315,7 +326,7 @@ class Warmer:
         """Return what would be done now, and why, in words and numbers; nothing is done."""
         with self._deciding:
             self._learning.take(self.background.closing)
-            decisions = self._decisions(self._expected())
+            decisions = self._looked(hopeless=True)
         left = self._allowance.left()
         head = [
             "the warmer is on" if self.on else "the warmer is off (setting warm), and learns nothing",
@@ -323,13 +334,13 @@ class Warmer:
             *(f"upstream {lane or 'none'} rests: {rest.why}" for lane, rest in self._resting.items()),
             *(f"{arm} is switched off" for arm in sorted(self._tracking.judge.off)),
         ]
-        words = [decision.words(self.rule) for decision in decisions] or ["nothing that is expected is missing"]
+        words = [decision.words() for decision in decisions] or ["nothing that is expected is missing"]
         return {
             "on": self.on,
             "at": self._clock.now().isoformat(),
             "known_keys": sum(len(habits.predictor) for habits in self._learning.habits.values()),
             "left": {"seconds": left.seconds, "calls": left.calls, "bytes": left.bytes},
-            "decisions": [decision.told(self.rule) for decision in decisions],
+            "decisions": [decision.told() for decision in decisions],
             "words": [*head, *words],
         }
 
