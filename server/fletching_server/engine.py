@@ -47,6 +47,7 @@ from fletching_server.reads import Reads
 from fletching_server.records import Records
 from fletching_server.repair import Repairs
 from fletching_server.rooms import RING_SHARE
+from fletching_server.runs import Runs
 from fletching_server.scrubber import REST_SECONDS as SCRUB_REST_SECONDS
 from fletching_server.scrubber import Scrubber
 from fletching_server.settings import CalendarSettings, FreshnessSettings, Settings
@@ -133,6 +134,7 @@ class Engine:
         opened.callback(self._calls.close)
         self.tracking = tracking = Tracking(clock)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses, self.access.queue, tracking)
+        self._reads.run_length = Runs(clock)
         opened.callback(self._reads.close)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self._warming = Warming(store, hot, cold, self._reads, desk, clock, uses, tracking)

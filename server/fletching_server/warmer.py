@@ -44,6 +44,7 @@ FIRST_SECONDS: Final = 5.0  # a start belongs to readers
 LULL_SECONDS: Final = 0.2
 _SOON_SECONDS: Final = 1.0
 _MOST_OFFERS: Final = 500  # per look; a plan for each takes up to some milliseconds
+_MOST_URGENT: Final = 64  # of what reads make likely at once, per look: the newest
 _URGENT_SECONDS: Final = 600.0  # what is likely at once is good for so long
 _YIELD_SECONDS: Final = 0.02
 _MOST_YIELDS: Final = 50  # a second: on a server that never rests the background would never have its turn
@@ -83,7 +84,7 @@ class Warmer:
         self.rule = Rule(min_confidence=settings.min_confidence)
         self._allowance = Allowance(Limits(settings.warm_seconds, settings.warm_calls, int(settings.warm_bytes)))
         self._width, self._held_out = settings.source_calls, settings.warm_held_out
-        self._salt = str(settings.store.name)
+        self._salt, self._logged = settings.store.name, settings.access_log
         self._deciding = threading.Lock()  # the habits are looked at by this thread, and by whoever wants an explanation
         self._resting: dict[str, _Rest] = {}
         self._failed: dict[str, float] = {}  # tasks that failed, and until when they are left alone
@@ -167,9 +168,10 @@ class Warmer:
 
     def _urgent(self, urgent: list[Urgent]) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
         now = self._clock.now().timestamp()
-        for mic, wanted, at in urgent:
-            if now - at < _URGENT_SECONDS:
-                yield mic, self._learning.habits[mic], wanted, at + _URGENT_SECONDS, True
+        latest = {(mic, wanted.key): (mic, wanted, at) for mic, wanted, at in urgent if now - at < _URGENT_SECONDS}
+        likely = [each for each in latest.values() if not self.rule.hopeless(each[1].chance, each[1].weight)]
+        for mic, wanted, at in likely[-_MOST_URGENT:]:
+            yield mic, self._learning.habits[mic], wanted, at + _URGENT_SECONDS, True
 
     # Deciding
 
@@ -330,6 +332,7 @@ class Warmer:
         left = self._allowance.left()
         head = [
             "the warmer is on" if self.on else "the warmer is off (setting warm), and learns nothing",
+            *([] if self._logged else ["the access log is off (setting access_log): there is nothing to learn from"]),
             f"left to this slot {left.seconds:,.0f} s, to this day {left.calls:,} upstream calls and {left.bytes / 1e6:,.0f} MB",
             *(f"upstream {lane or 'none'} rests: {rest.why}" for lane, rest in self._resting.items()),
             *(f"{arm} is switched off" for arm in sorted(self._tracking.judge.off)),

@@ -402,6 +402,39 @@ def known_to(engine: Engine) -> list[tuple[Any, ...]]:
     )  # fmt: skip
 
 
+def test_a_cache_closes_while_its_warmer_waits_for_an_upstream_that_hangs(open_warm: Open, market: TableSource) -> None:
+    engine = open_warm(source_seconds=3600)
+    live(engine, WEEK[:4])
+    look(engine, FRIDAY, BEFORE)
+    morning_read(engine, FRIDAY)
+    calls = len(market.requests)
+    market.block()
+    at(engine, FRIDAY, EVENING)
+    engine.warmer.background.start()
+    engine.warmer.background.wake()
+    market.wait_for_calls(calls + 1)
+    engine.close()  # or the test would hang
+    market.unblock()
+
+
+def test_nobody_waits_for_a_warmer_that_hangs(open_warm: Open, market: TableSource) -> None:
+    engine = open_warm(source_seconds=3600, source_calls=2)
+    live(engine, WEEK[:4])
+    look(engine, FRIDAY, BEFORE)
+    morning_read(engine, FRIDAY)
+    calls = len(market.requests)
+    market.hanging = lambda request: request.symbols[0] in NAMES
+    market.block()
+    at(engine, FRIDAY, EVENING)
+    engine.warmer.background.start()
+    engine.warmer.background.wake()
+    market.wait_for_calls(calls + 1)
+    _, info = read_info(engine, symbols=SYMBOLS[4], start=FRIDAY - timedelta(days=9))
+    assert (info.upstream_calls, info.failed) == (1, {})
+    explained(engine)
+    market.unblock()
+
+
 def test_an_error_of_ours_does_not_end_the_warmer(open_warm: Open, monkeypatch: pytest.MonkeyPatch, logs: list[Any]) -> None:
     engine = open_warm()
     live(engine, WEEK)
