@@ -19,11 +19,11 @@ from tests.conftest import NOW, SYMBOLS, Opener, TableSource, in_threads, read, 
 from fletching_schemas import Action, PartRequest, ReadRequest
 from fletching_schemas.errors import InvalidRequest, UnknownColumn, UnknownDataset
 from fletching_schemas.filters import Compare, OneOf
-from fletching_server import Engine, access_log, failpoints, noting
+from fletching_server import Engine, access_log, failpoints, noting, reads
 from fletching_server.access import AccessEvent, Touched, group_of, lineage_of
 from fletching_server.access_files import MANY, AccessFiles
 from fletching_server.access_table import EVENTS, to_events, to_table
-from fletching_server.noting import thinned
+from fletching_server.noting import Noted, thinned
 from fletching_server.testing import ManualClock
 
 FIRST, LAST = date(2026, 11, 2), date(2026, 11, 20)
@@ -235,6 +235,7 @@ def test_reads_that_differ_are_told_up_to_a_bound_and_counted_beyond(engine: Eng
 @pytest.mark.parametrize("dataset", ["mine", "bars_1d"])
 def test_what_waits_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch, dataset: str) -> None:
     monkeypatch.setattr(noting, "MOST_WAITING", 10)
+    monkeypatch.setattr(reads, "MOST_WAITING", 10)
     write(engine, "mine", [{"symbol": "a", "day": FIRST, "x": 1}], keys=["symbol", "day"])
     for number in range(15):  # a plan that is kept, or one made anew each time
         columns = ("x",) if dataset == "mine" else ("close",)
@@ -264,7 +265,8 @@ def test_thinning_tells_all_of_a_batch_that_is_no_flood(engine: Engine) -> None:
     answers = [engine.read(ReadRequest("bars_1d", (symbol,), FIRST, LAST)) for symbol in SYMBOLS * 2]
     for answer in answers:
         answer.close()
-    batch = [answer.reading.noted for answer in answers if answer.reading and answer.reading.noted]
+    batch = [Noted._make(answer.reading.noted) for answer in answers if answer.reading and answer.reading.noted]
+    assert len(batch) == 10
     assert thinned(batch, 100, 1000) == ([(noted, 0) for noted in batch], 0)
     told, left_out = thinned(batch, 0, 1000)
     assert (sum(1 + repeats for _, repeats in told), left_out) == (10, 0)

@@ -290,7 +290,7 @@ def test_what_was_expected_and_did_not_come_is_told(open_warm: Open) -> None:
     told = figures(engine)
     assert told["warm_precision"] < 1
     now = engine.clock.now().timestamp()
-    assert all(mark.until > now for marks in engine.tracking._marks.values() for mark in marks)
+    assert all(mark.until > now for marks in engine.tracking.marks.values() for mark in marks)
 
 
 # Bounds
