@@ -47,6 +47,7 @@ from fletching_server.reads import Reads
 from fletching_server.records import Records
 from fletching_server.repair import Repairs
 from fletching_server.rooms import RING_SHARE
+from fletching_server.runs import Runs
 from fletching_server.scrubber import REST_SECONDS as SCRUB_REST_SECONDS
 from fletching_server.scrubber import Scrubber
 from fletching_server.settings import CalendarSettings, FreshnessSettings, Settings
@@ -133,6 +134,7 @@ class Engine:
         opened.callback(self._calls.close)
         self.tracking = tracking = Tracking(clock)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses, self.access.queue, tracking)
+        self._reads.run_length = Runs(clock)
         opened.callback(self._reads.close)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self._warming = Warming(store, hot, cold, self._reads, desk, clock, uses, tracking)
@@ -163,6 +165,7 @@ class Engine:
         self._evicting = Background("quota", self.quota.work, FIRST_SECONDS, LULL_SECONDS)
         self._scrubbing = Background("scrubber", self.scrubber.work, SCRUB_REST_SECONDS)
         self.scrubber.pause = self._scrubbing.closing.wait
+        self.hot_list = HotList(store, self.hot, self.cold, Notes(settings.store / "hot.json"))
         if starts:
             self.access.start()
             self.access.listeners.append(self.warmer.hear)
@@ -179,7 +182,6 @@ class Engine:
 
     def _keep_hot_list(self, opened: ExitStack) -> None:
         """Bring back into memory what lay there, and note what does."""
-        self.hot_list = HotList(self.store, self.hot, self.cold, Notes(self.settings.store / "hot.json"))
         restoring = Background("hot list", self.hot_list.work, 0.0)
         self.hot_list.closing = restoring.closing
         opened.callback(self.hot_list.save)
