@@ -60,6 +60,10 @@ class Policy(Protocol):
         """Return the numbers behind the rank of *key*, which is held: uses, refill_seconds, bytes, and what else counts."""
         ...
 
+    def facts(self) -> dict[str, object]:
+        """Return what the policy knows of itself: which ranking is in charge, and how the others would do."""
+        ...
+
 
 def cheaper_whole(item: Item, share: float) -> bool:
     """Return whether reading the whole of *item* costs no more than picking *share* of its symbols out of it."""
@@ -123,3 +127,7 @@ class LruPolicy:
         if item is None:
             return {}
         return {"uses": self._uses.get(item.lineage, 0), "refill_seconds": item.refill_seconds, "bytes": item.bytes}
+
+    def facts(self) -> dict[str, object]:
+        """Return the name of the ranking."""
+        return {"ranking": "lru"}
