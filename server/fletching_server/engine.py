@@ -29,6 +29,7 @@ from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
 from fletching_server.compaction import Compaction
 from fletching_server.compactor import Compactor
+from fletching_server.density import DensityPolicy
 from fletching_server.desk import Desk
 from fletching_server.evidence import Evidence
 from fletching_server.fills import Fills
@@ -70,7 +71,7 @@ log = structlog.get_logger(__name__)
 Verb = Callable[[Mapping[str, Any]], dict[str, Any] | pa.Table]
 
 _MOST_DAYS: Final = 1e6
-POLICIES: Final[Mapping[str, Callable[[int], Policy]]] = {"lru": lambda _: LruPolicy()}  # by what may be held
+POLICIES: Final[Mapping[str, Callable[[int], Policy]]] = {"density": DensityPolicy, "lru": lambda _: LruPolicy()}
 
 _RANGE: Final = frozenset({"dataset", "symbols", "start", "end"})
 _READ: Final = frozenset(ReadRequest.__dataclass_fields__)
@@ -260,7 +261,9 @@ class Engine:
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
             Action.EXPLAIN: lambda body: self._explain(_asked(body, _READ)),
             Action.STATS: _bare(self._figures),
-            Action.HEALTH: _bare(lambda: self._inspection.health() | {"planes": self.planes} | self._troubles()),
+            Action.HEALTH: _bare(
+                lambda: self._inspection.health() | {"planes": self.planes, "memory": self.hot.ranking()} | self._troubles()
+            ),
             Action.EVICT: self._evict,
             Action.WARM: self._warm,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),

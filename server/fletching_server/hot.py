@@ -307,6 +307,11 @@ class HotTier:
 
     # Looking
 
+    def ranking(self) -> dict[str, object]:
+        """Return which ranking decides what leaves, and what each would have saved lately where there are several."""
+        with self._lock:
+            return self._policy.facts()
+
     def facts(self) -> dict[str, int]:
         """Return bytes held, reserved and leased, the budget, and how many entries, leases and evictions there are."""
         with self._lock:

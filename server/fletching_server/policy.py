@@ -45,7 +45,7 @@ class Policy(Protocol):
         ...
 
     def victims(self, excess: int, leased: Container[str]) -> list[str]:
-        """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where that is all there is."""
+        """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where there are no more."""
         ...
 
     def beats(self, item: Item, victims: Sequence[str], chance: float | None = None) -> bool:
@@ -58,6 +58,14 @@ class Policy(Protocol):
 
     def told(self, key: str) -> dict[str, float]:
         """Return the numbers behind the rank of *key*, which is held: uses, refill_seconds, bytes, and what else counts."""
+        ...
+
+    def loss(self, victims: Sequence[str]) -> float:
+        """Return the seconds that are expected to be lost within a day if *victims* leave."""
+        ...
+
+    def day_ended(self) -> None:
+        """Note that a day is over: how much is asked for in one tells how soon what is held is used."""
         ...
 
     def facts(self) -> dict[str, object]:
@@ -127,6 +135,14 @@ class LruPolicy:
         if item is None:
             return {}
         return {"uses": self._uses.get(item.lineage, 0), "refill_seconds": item.refill_seconds, "bytes": item.bytes}
+
+    def loss(self, victims: Sequence[str]) -> float:
+        """Return the refill seconds of those *victims* that were used more than once: order alone tells no chances."""
+        found = (self._held[key] for key in victims)
+        return sum(item.refill_seconds for item in found if self._uses.get(item.lineage, 0) > 1)
+
+    def day_ended(self) -> None:
+        """Do nothing: days change no order."""
 
     def facts(self) -> dict[str, object]:
         """Return the name of the ranking."""
