@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import (
+    access_log,
     adjusted,
     compaction,
     compare,
@@ -42,6 +43,7 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "imports": imports.run,
     "opening": opening.run,
     "writes": writes.run,
+    "access_log": access_log.run,
 }
 # They take minutes and most of the machine; the first installs the peers, and does what the others do too.
 ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {

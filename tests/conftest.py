@@ -221,6 +221,9 @@ class Opener:
             "scrub_days": 0,  # tests that damage files decide when that is found
             "compact_settle_seconds": 1e9,
             "vacuum_seconds": 1e9,
+            "access_seconds": 3600,  # tests say when the log is written
+            "warm": False,  # and when the warmer looks
+            "hot_list": False,  # tests that start again look for what is on disk, unless they ask for this
         }
         engine = open_engine(self.root / store, sources, clock=self.clock, **{**chosen, **settings})
         self._opened.append(engine)

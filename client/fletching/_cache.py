@@ -186,11 +186,6 @@ class Cache:
         del query, params, output
         raise NotBuilt("sql is not built yet; read the rows and query the frame with Polars or DuckDB")
 
-    def warm(self, *args: Any, **kwargs: Any) -> Any:
-        """Raise ``NotBuilt``: warming comes with a later version; a ``read`` brings rows into memory."""
-        del args, kwargs
-        raise NotBuilt("warm is not built yet; a read brings rows into memory")
-
     def call(
         self,
         function: str,
@@ -309,6 +304,10 @@ class Cache:
         """Return a row per upstream family and budget: requests spent and left, the circuit's state, when to ask again."""
         return self._frame(Action.GUARD)
 
+    def evictions(self) -> pl.DataFrame:
+        """Return a row per entry that left memory lately, the newest first: what it made room for, uses, refill, density."""
+        return self._frame(Action.EVICTIONS)
+
     def explain(
         self,
         dataset: str,
@@ -331,6 +330,37 @@ class Cache:
         return self._object(Action.HEALTH)
 
     # Steering
+
+    def warm(
+        self,
+        dataset: str | None = None,
+        symbols: Symbols = None,
+        start: Moment = None,
+        end: Moment = None,
+        columns: Sequence[str] | str | None = None,
+        *,
+        adjust: str | None = None,
+        max_age: float | None = None,
+        profile: str | None = None,
+        memory: bool = True,
+        explain: bool = False,
+        progress: bool | Show = False,
+    ) -> dict[str, Any]:
+        """Have what ``read`` with these arguments needs on disk and in memory (*memory* False: on disk only) before you read.
+
+        People who wait go before its upstream calls, and it is not a use of what it loads: if nobody reads it, it leaves first.
+        Files are held whole, so *columns* are only checked. With *adjust* the factors are fetched too. Returns how many cells
+        were missing, upstream calls made, rows fetched, files and bytes loaded, seconds, and the symbols that failed.
+        Raises ``InvalidRequest``, with both sizes, where the rows do not fit in memory or on the disk.
+
+        *explain* tells what it would take and does nothing; without a dataset it tells what the server's own warmer, which
+        learns from the reads of each day, would do now, and why.
+        """
+        with following(self._transport, progress) as progress_id:
+            body = {"symbols": _listed(symbols), "start": start, "end": end, "columns": _listed(columns)}
+            more = {"adjust": adjust, "max_age": max_age, "profile": profile, "progress_id": progress_id}
+            flags = {"memory": None if memory is True else memory, "explain": explain or None}
+            return self._object(Action.WARM, dataset=dataset, **body, **more, **flags)
 
     def evict(self, dataset: str | None = None) -> dict[str, Any]:
         """Drop a dataset (None: all) from memory; what is on disk stays. Returns the bytes that left."""

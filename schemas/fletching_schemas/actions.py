@@ -14,6 +14,7 @@ class Action(StrEnum):
     EXPLAIN = "explain"
     STATS = "stats"
     HEALTH = "health"
+    WARM = "warm"
     EVICT = "evict"
     INVALIDATE = "invalidate"
     DELETE = "delete"
@@ -27,6 +28,7 @@ class Action(StrEnum):
     PROGRESS = "progress"
     CALL = "call"
     GUARD = "guard"
+    EVICTIONS = "evictions"
 
 
 ACTION_HELP: Final[dict[Action, str]] = {
@@ -35,6 +37,10 @@ ACTION_HELP: Final[dict[Action, str]] = {
     Action.EXPLAIN: "What a read would do, without doing it: files, tiers, gaps, calls. Body: the read request.",
     Action.STATS: "Counters of reads, tiers, upstream calls and memory since the start.",
     Action.HEALTH: "Whether the server takes requests, its version, uptime, store and sources.",
+    Action.WARM: (
+        "Has rows where a read of them will find them: on disk and, unless memory is false, in memory. Body: dataset, symbols, "
+        "start, end, columns, adjust, max_age, profile, memory, progress_id, explain (only tells)."
+    ),
     Action.EVICT: "Drops a dataset (or all) from memory; nothing is lost. Body: dataset.",
     Action.INVALIDATE: "Forgets that cells are held, so that the next read fetches them. Body: dataset, symbols, start, end.",
     Action.DELETE: "Deletes a user table, or what is held of a sourced dataset. Body: dataset.",
@@ -51,6 +57,7 @@ ACTION_HELP: Final[dict[Action, str]] = {
         "Body: source, function, arguments, max_age, profile, on_miss."
     ),
     Action.GUARD: "Table of upstream budgets: what is spent, what is left, and when to ask again.",
+    Action.EVICTIONS: "Table of what left memory lately to make room: when, what, for what, and the numbers that decided it.",
 }
 
 # These answer with an Arrow IPC stream, all others with a JSON object.
@@ -63,5 +70,6 @@ TABLE_ACTIONS: Final = frozenset(
         Action.SESSIONS,
         Action.CALL,
         Action.GUARD,
+        Action.EVICTIONS,
     }
 )

@@ -19,6 +19,7 @@ Notation = Literal["equity", "index", "futures", "mixed", "verbatim"]
 Restatement = Literal["replace", "keep", "refuse"]
 
 DATASET_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+SYSTEM_NAME: Final = re.compile(r"system\.[a-z][a-z0-9_]{0,62}")  # what a cache tells of itself: read, and never written
 EPOCH: Final = date(1970, 1, 1)
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
@@ -95,7 +96,7 @@ class Dataset:
         return pa.schema([item.with_nullable(item.nullable and item.name not in placing) for item in stored], stored.metadata)
 
     def _problem(self) -> str | None:
-        if not isinstance(self.name, str) or not DATASET_NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not (DATASET_NAME.fullmatch(self.name) or SYSTEM_NAME.fullmatch(self.name)):
             return "a name is 1 to 63 lower-case letters, digits and underscores, and starts with a letter"
         if len(set(self.schema.names)) != len(self.schema.names):
             return f"columns must have different names, there are {self.schema.names}"
@@ -124,6 +125,11 @@ class Dataset:
 
     def _type(self, column: str) -> pa.DataType:
         return self.schema.field(column).type
+
+    @property
+    def is_system(self) -> bool:
+        """Whether it is a record that the cache keeps of itself, ``system.*``: nobody offers or writes it."""
+        return SYSTEM_NAME.fullmatch(self.name) is not None
 
     @property
     def symbol(self) -> str:

@@ -96,7 +96,8 @@ class ReadInfo:
     ``age_seconds`` is the age of the oldest cell in the answer whose session had not settled when it was fetched, None
     without any. ``stale`` says that some cells are older than the dataset's rule allows, because upstream could not be asked
     (``symbols`` has its error) or because they are refreshed in the background meanwhile. ``symbols`` has the status of each
-    symbol, in order. ``generation`` is that of the dataset when it was read: ``as_of`` it gives the same rows again.
+    symbol, in order. ``warmed`` counts those of the ``partitions`` whose rows were there before anybody asked, because somebody
+    was expected to, or had wished for it; who asks again finds what this read used. ``generation`` is that of the dataset when it was read: ``as_of`` it gives the same rows again.
     """
 
     dataset: str
@@ -105,6 +106,7 @@ class ReadInfo:
     bytes: int = 0
     tiers: dict[Tier, TierUse] = field(default_factory=lambda: {tier: TierUse() for tier in TIERS})
     partitions: int = 0
+    warmed: int = 0
     upstream_calls: int = 0
     joined_calls: int = 0
     gaps: list[Gap] = field(default_factory=list)
@@ -167,7 +169,10 @@ class ReadInfo:
             ("dataset", self.dataset),
             ("plane", self.plane),
             ("rows", f"{self.rows:,}" + (f" ({by_tier})" if by_tier else "")),
-            ("size", f"{self.bytes / 1e6:.2f} MB in {self.partitions} files"),
+            (
+                "size",
+                f"{self.bytes / 1e6:.2f} MB in {self.partitions} files" + (f", {self.warmed} warmed" if self.warmed else ""),
+            ),
             ("upstream calls", f"{self.upstream_calls}{joined}"),
             ("gaps", f"{len(self.gaps) + self.gaps_omitted}" + (f", first {self.gaps[0]}" if self.gaps else "")),
             ("freshness", age),
@@ -199,6 +204,7 @@ def put_together(infos: Sequence[ReadInfo]) -> ReadInfo:
         whole.tell_gaps(info.gaps)
         whole.symbols |= info.symbols
     whole.partitions = max(info.partitions for info in infos)
+    whole.warmed = max(info.warmed for info in infos)
     whole.generation = infos[0].generation  # parts are of one
     whole.milliseconds = max(info.milliseconds for info in infos)
     whole.age_seconds = max((info.age_seconds for info in infos if info.age_seconds is not None), default=None)

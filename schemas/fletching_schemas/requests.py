@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
-from fletching_schemas.datasets import DATASET_NAME, decode_json
+from fletching_schemas.datasets import DATASET_NAME, SYSTEM_NAME, decode_json
 from fletching_schemas.errors import InvalidRequest
 from fletching_schemas.filters import FILTERS, Filter, check_size, from_document, to_document
 
@@ -79,6 +79,11 @@ def _names(values: str | Sequence[str] | None, what: str) -> tuple[str, ...] | N
     if not listed:
         raise InvalidRequest(f"{what} is an empty list; leave it out to ask for all")
     return tuple(dict.fromkeys(name.strip() for name in listed))
+
+
+def is_system(name: object) -> bool:
+    """Return whether *name* is that of a record which the cache keeps of itself: ``system.access_log``."""
+    return isinstance(name, str) and SYSTEM_NAME.fullmatch(name) is not None
 
 
 def _check_dataset(name: object) -> None:
@@ -188,7 +193,8 @@ class ReadRequest(_Wire):
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        _check_dataset(self.dataset)
+        if not is_system(self.dataset):
+            _check_dataset(self.dataset)
         object.__setattr__(self, "symbols", _names(self.symbols, "symbols"))
         object.__setattr__(self, "columns", _names(self.columns, "columns"))
         object.__setattr__(self, "start", parse_moment(self.start, "start"))

@@ -6,8 +6,9 @@
     reads, fills, writes    the three paths                compaction, repair, verify, inspection
     plan                    what a request resolves to, before any data moves
     hot, cold               the tiers                      desk         the sources of one engine
+    sweeping, hot_list      beside memory; after a start   policy       what deserves memory
     store, catalogue        the durable side               changes, tables, snapshot, parquet, disk
-    calendars, coverage, admission, image, pieces, batches, spans, policy      pure parts
+    calendars, coverage, admission, image, pieces, batches, spans, refills     pure parts
     settings, stats, clock, logs
 
 ``fletching.open`` uses ``open_engine``; everything else is for those who extend the server.

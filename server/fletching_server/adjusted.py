@@ -86,7 +86,7 @@ class AdjustedReads:
         self._books: dict[str, _Book] = {}
         self._prepared: dict[ReadRequest, _Prepared] = {}
 
-    def read(self, request: ReadRequest, plane: str, principal: str = "") -> Answer:
+    def read(self, request: ReadRequest, plane: str, principal: str = "", demand: ReadRequest | None = None) -> Answer:
         """Return the answer to *request*, which asks for an adjustment. See ``Reads.read`` and ``adjustment``.
 
         Raises ``InvalidRequest`` where the dataset's prices cannot be adjusted, ``NotCached`` where only what is held may
@@ -96,7 +96,7 @@ class AdjustedReads:
         prepared = self._prepared.get(request)
         if prepared is None or prepared.dataset is not dataset:
             prepared = self._prepare(request, dataset)
-        raw = self._reads.read(prepared.raw, plane, principal)
+        raw = self._reads.read(prepared.raw, plane, principal, demand)
         with ExitStack() as undo:
             undo.callback(raw.close)
             answer = self._adjusted(request, prepared, raw, principal)
@@ -131,7 +131,7 @@ class AdjustedReads:
         if last is None or last[0] != mark:
             prepared.kept = (mark, f"adjusted {next(self._numbers)}")
             self._hot.drop({last[1]} if last else set())
-        elif (lease := self._hot.lease(last[1])) is not None:
+        elif (lease := self._hot.again(last[1])) is not None:
             raw.held.callback(lease.release)
             rows = _changed(prepared, raw, KeptPrices(lease.image.table))
             return _answer(prepared, raw, rows, *_beside(prepared, raw, Place(lease.image, last[1], 0)))
@@ -268,7 +268,7 @@ def _answer(
     parts: Iterator[Part] | None = None,
     layers: Layers | None = None,
 ) -> Answer:
-    return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, raw.plan, parts, layers)
+    return Answer(prepared.schema, rows, raw.info, raw.held, raw.batch_rows, raw.plan, parts, layers, reading=raw.reading)
 
 
 def _beside(prepared: _Prepared, raw: Answer, prices: Place) -> tuple[Iterator[Part] | None, Layers | None]:

@@ -12,6 +12,7 @@ from fletching_schemas import ReadInfo
 from fletching_server.batches import cut
 from fletching_server.pieces import Layers, Part, lying
 from fletching_server.plan import Plan
+from fletching_server.reading import Reading
 
 
 class Answer:
@@ -20,7 +21,7 @@ class Answer:
     ``whole`` are all the rows, where they lie in memory as one run, without long text: nothing can fail any more and no code
     of ours is needed to cut them, so C++ may stream them by itself, in batches of ``batch_rows``. ``parts`` are the same rows
     as ``rows``, in place of them, where all lie in memory; ``layers`` says which columns lie together. ``plan`` is what was
-    resolved, ``held`` what ends with the answer.
+    resolved, ``held`` what ends with the answer, ``reading`` the read that it answers.
     """
 
     def __init__(
@@ -33,7 +34,10 @@ class Answer:
         plan: Plan,
         parts: Iterator[Part] | None = None,
         layers: Layers | None = None,
+        *,
+        reading: Reading | None = None,
     ) -> None:
+        self.reading = reading
         self.schema, self.info, self.batch_rows, self.plan = schema, info, batch_rows, plan
         self.whole = rows if isinstance(rows, pa.Table) else None
         self._rows, self.held = rows, held

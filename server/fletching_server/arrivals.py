@@ -47,11 +47,15 @@ _MOST_TOLD: Final = 4000
 
 @dataclass(frozen=True)
 class Errand:
-    """One call to make: what is asked, for whom, and whether anybody waits for it."""
+    """One call to make: what is asked, for whom, and whether anybody waits for it.
+
+    What is fetched *early*, because somebody is expected to ask, lies on disk until then and takes nobody's memory.
+    """
 
     request: FetchRequest
     principal: str = ""
     background: bool = False
+    early: bool = False
 
     @property
     def days(self) -> Days:
@@ -82,8 +86,8 @@ class Arrivals:
         self._calendars, self._clock, self._stats = calendars, clock, stats
         self._quarantine, self._uses = quarantine, uses
 
-    def bring(self, errand: Errand) -> None:
-        """Return once the asked cells are stored together with what was learned; raises the source's error otherwise."""
+    def bring(self, errand: Errand) -> int:
+        """Return how many rows came, once they are stored together with what was learned; raises the source's error otherwise."""
         request, dataset = errand.request, self._desk.offers[errand.request.dataset]
         started, asked_at = self._clock.monotonic(), self._clock.now()
         self._stats.add(upstream_calls=1)
@@ -99,8 +103,10 @@ class Arrivals:
         except BadSourceData as error:
             self._quarantine.keep(request, answer, error)
             raise
-        rows, stored = image.table.num_rows, self._clock.monotonic()
+        rows: int = image.table.num_rows
+        stored = self._clock.monotonic()
         self._stats.add(filled_rows=rows, fetch_seconds=fetched - started, store_seconds=stored - fetched)
+        return rows
 
     def _store_answer(
         self,
@@ -148,8 +154,8 @@ class Arrivals:
                 dataset.restatement,
             )
         )
-        if segment:
-            self._hot.offer(segment.id, image)
+        if segment and not errand.early:
+            self._hot.offer(self._hot.item(segment), image)
 
     def _segment(
         self, dataset: Dataset, image: Image, request: FetchRequest, state: DatasetState, tells: Mapping[str, Any]

@@ -166,7 +166,7 @@ class Compaction:
         self._hot.drop({file.key for file in change.removed})
         for file, image in made:
             if hot and image is not None:
-                self._hot.offer(file.key, image)
+                self._hot.offer(self._hot.item(file), image)
         return True
 
     def _discard(self, files: Iterable[StoredFile]) -> None:

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, Protocol
 import pyarrow as pa
 import structlog
 
-from fletching_schemas import ReadInfo, ReadRequest
+from fletching_schemas import ReadRequest
 from fletching_schemas.errors import Error, InvalidRequest
 from fletching_schemas.local import (
     HEAD_BYTES,
@@ -77,10 +77,11 @@ class _Vouching:
     now: float
     sent: Sent | None
 
-    def keep(self, vouched: Vouched, buffers: Sequence[bytes | memoryview], info: ReadInfo) -> None:
+    def keep(self, vouched: Vouched, buffers: Sequence[bytes | memoryview], answer: Answer) -> None:
         """Keep *buffers* for whoever asks the same within a second, unless something is being committed, or they are many."""
         if self.number % 2 == 0 and sum(map(len, buffers)) <= SENT_BYTES:
-            vouched.keep(self.raw, b"".join(buffers), info, self.number, self.now)
+            noted = answer.reading.noted if answer.reading else None
+            vouched.keep(self.raw, b"".join(buffers), answer.info, self.number, self.now, noted)
 
 
 class _GoneError(OSError):
@@ -151,9 +152,11 @@ class Conversation:
                 self._host.begin()
                 held.callback(self._host.end)
                 vouching = self._vouching(raw)
-                if vouching.sent is not None:
-                    self._engine.stats.read_ended(vouching.sent.info)
-                    self._send([vouching.sent.frames])
+                if (sent := vouching.sent) is not None:
+                    self._engine.stats.read_ended(sent.info)
+                    if sent.noted is not None:
+                        self._engine.access.again(sent.noted, principal)
+                    self._send([sent.frames])
                     return
                 request = _parsed(raw) if len(raw) <= _PARSED_BYTES else ReadRequest.from_bytes(raw)
                 answer = self._engine.read(request, "local", principal)
@@ -205,7 +208,7 @@ class Conversation:
         buffers = [*waiting, _ending(answer, with_info=with_info)]
         self._send(buffers)
         if alone and not with_info and answer.plan.lasting and answer.info.tier in {"hot", "none"}:
-            vouching.keep(self._host.vouched, buffers, answer.info)
+            vouching.keep(self._host.vouched, buffers, answer)
 
     def _tell(self, kind: Frame, body: bytes) -> None:
         self._send([frame(kind, body)])

@@ -84,6 +84,8 @@ class Desk:
         for dataset in offered:
             if not isinstance(dataset, Dataset):
                 raise BadSourceData(f"source {source.name} offers {dataset!r:.80}, which is not a fletching_schemas.Dataset")
+            if dataset.is_system:
+                raise BadSourceData(f"source {source.name} offers {dataset.name}; names in system. are the cache's own")
             if dataset.name in self.offers:
                 raise InvalidRequest(
                     f"dataset {dataset.name} is offered by {self._sources[dataset.name].name} and by {source.name}; "

@@ -28,6 +28,7 @@ from fletching_server.volume import Volume, volume_of
 TEMPORARY: Final = ".tmp"
 log = structlog.get_logger(__name__)
 
+_MODE: Final = 0o644
 BUFFER_BYTES: Final = 256 << 10  # a Parquet writer hands over many small pieces
 _REFUSALS: Final = {
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_LOCKED),
@@ -83,18 +84,18 @@ def make_folder(path: Path) -> None:
         volume_of(path).make_folder(path)
 
 
-def publish(path: Path, data: bytes | pa.Buffer, *, sync: bool, purpose: Purpose = Purpose.WRITE) -> str:
+def publish(path: Path, data: bytes | pa.Buffer, *, sync: bool, purpose: Purpose = Purpose.WRITE, mode: int = _MODE) -> str:
     """Return the checksum of *data*, once *path* has appeared with it, whole or not at all.
 
-    With *sync* it survives power loss once this returns.
+    With *sync* it survives power loss once this returns. *mode* are its permissions.
     """
-    with creating(path, sync=sync, purpose=purpose) as file:
+    with creating(path, sync=sync, purpose=purpose, mode=mode) as file:
         file.write(data)
     return file.digest
 
 
 @contextmanager
-def creating(path: Path, *, sync: bool, purpose: Purpose) -> Iterator[NewFile]:
+def creating(path: Path, *, sync: bool, purpose: Purpose, mode: int = _MODE) -> Iterator[NewFile]:
     """Yield a binary file to write; *path* appears with what was written when the block ends, and not at all if it fails.
 
     With *sync* it survives power loss from then on; where just the folder cannot be synced it is there, but may not stay.
@@ -106,7 +107,7 @@ def creating(path: Path, *, sync: bool, purpose: Purpose) -> Iterator[NewFile]:
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
     try:
         with _explained(path, "write"):
-            pieces = _Pieces(volume, aside, purpose)
+            pieces = _Pieces(volume, aside, purpose, mode)
         try:
             file = NewFile(pieces, BUFFER_BYTES)
             yield file
@@ -149,11 +150,11 @@ class NewFile(io.BufferedWriter):
 class _Pieces(io.RawIOBase):
     """The pieces of one new file, in the order in which they are written. Closing it does nothing: ``end`` does."""
 
-    def __init__(self, volume: Volume, path: Path, purpose: Purpose) -> None:
+    def __init__(self, volume: Volume, path: Path, purpose: Purpose, mode: int) -> None:
         self.size, self.digest = 0, xxhash.xxh3_128()
         self._volume, self._path, self._purpose = volume, path, purpose
         self._failure: BaseException | None = None
-        self._descriptor = volume.create(path, purpose)
+        self._descriptor = volume.create(path, purpose, mode)
 
     def writable(self) -> bool:
         """Return that it is."""

@@ -15,7 +15,9 @@ import structlog
 from fletching_schemas import Action, Dataset, PartRequest, ReadRequest, WriteRequest, WriteResult
 from fletching_schemas.calls import CallRequest
 from fletching_schemas.errors import InvalidRequest, NotBuilt, ServerClosing, StoreError
+from fletching_schemas.requests import is_system
 from fletching_server import tiers
+from fletching_server.access_log import AccessLog
 from fletching_server.adjusted import AdjustedReads
 from fletching_server.almanac import Calendars, Rules
 from fletching_server.answering import Answer
@@ -34,14 +36,17 @@ from fletching_server.filtered import FilteredReads
 from fletching_server.gathering import Gathering
 from fletching_server.guard import Guard
 from fletching_server.hot import HotTier
+from fletching_server.hot_list import HotList
 from fletching_server.inspection import Inspection
+from fletching_server.learning import Learning
 from fletching_server.notes import Notes
-from fletching_server.policy import LruPolicy
+from fletching_server.policy import LruPolicy, Policy
 from fletching_server.quarantine import Quarantine
 from fletching_server.quota import FIRST_SECONDS, LULL_SECONDS, Quota
 from fletching_server.reads import Reads
 from fletching_server.records import Records
 from fletching_server.repair import Repairs
+from fletching_server.rooms import RING_SHARE
 from fletching_server.scrubber import REST_SECONDS as SCRUB_REST_SECONDS
 from fletching_server.scrubber import Scrubber
 from fletching_server.settings import CalendarSettings, FreshnessSettings, Settings
@@ -49,9 +54,14 @@ from fletching_server.snapshot import DatasetState
 from fletching_server.sources import Budget, Source
 from fletching_server.stats import Stats
 from fletching_server.store import Store
+from fletching_server.system import SystemReads, refuse_system
+from fletching_server.tracking import Tracking
 from fletching_server.upkeep import Retain
 from fletching_server.uses import Uses
 from fletching_server.verify import problems_of
+from fletching_server.warmer import Warmer
+from fletching_server.warming import Warming
+from fletching_server.wishes import Wishes
 from fletching_server.writes import Writes
 
 log = structlog.get_logger(__name__)
@@ -59,6 +69,8 @@ log = structlog.get_logger(__name__)
 Verb = Callable[[Mapping[str, Any]], dict[str, Any] | pa.Table]
 
 _MOST_DAYS: Final = 1e6
+POLICIES: Final[Mapping[str, Callable[[int], Policy]]] = {"lru": lambda _: LruPolicy()}  # by what may be held
+
 _RANGE: Final = frozenset({"dataset", "symbols", "start", "end"})
 _READ: Final = frozenset(ReadRequest.__dataclass_fields__)
 
@@ -97,7 +109,10 @@ class Engine:
         self.calendars = calendars = Calendars(clock, {mic: _rules(said) for mic, said in settings.calendar.items()})
         self.store = store = Store(settings.store, clock, settings.history_days)
         opened.callback(store.close)
-        self.hot = hot = HotTier(int(settings.memory), LruPolicy(), shares=self._shares)
+        self.access = AccessLog(settings.store, clock, stats, settings)
+        opened.callback(self.access.close)
+        self.system = SystemReads(self.access, calendars, clock)
+        self.hot = hot = _hot_tier(settings, clock, shares=self._shares)
         self.cold = cold = ColdTier(store, int(settings.query_memory), settings.threads)
         opened.callback(cold.close)
         repairs = Repairs(store, hot, calendars)
@@ -112,13 +127,21 @@ class Engine:
         gathering = Gathering(hot, cold)
         self._uses = uses = Uses(Notes(settings.store / "uses.json"), clock)
         arrivals = Arrivals(store, hot, gathering, desk, calendars, clock, stats, self.quarantine, uses)
-        fills = Fills(store, arrivals, desk, calendars, clock, stats, settings.source_calls)
+        fills = Fills(store, arrivals, desk, calendars, clock, stats, settings)
         opened.callback(fills.close)
         self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
-        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses)
+        self.tracking = tracking = Tracking(clock)
+        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses, self.access.queue, tracking)
+        opened.callback(self._reads.close)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
-        self._filtered = FilteredReads(store, self._reads, self._adjusted, desk, calendars, clock, stats)
+        self._warming = Warming(store, hot, cold, self._reads, desk, clock, uses, tracking)
+        self._wishes = Wishes(store, hot, self._reads, self._warming, clock, settings)
+        learning = Learning(self.access, store, calendars, clock)
+        told = (hot, store, desk, calendars, clock, stats, settings)
+        self.warmer = Warmer(learning, self._warming, tracking, self._reads, *told)
+        opened.callback(self.warmer.background.close)
+        self._filtered = FilteredReads(store, self._reads, self._adjusted, desk, calendars, clock)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
         opened.callback(desk.release)  # before these two: nobody shall wait for a call that hangs
@@ -141,11 +164,27 @@ class Engine:
         self._scrubbing = Background("scrubber", self.scrubber.work, SCRUB_REST_SECONDS)
         self.scrubber.pause = self._scrubbing.closing.wait
         if starts:
+            self.access.start()
+            self.access.listeners.append(self.warmer.hear)
+            opened.callback(self.warmer.background.closing.set)  # it is waited for once no source can keep it
+            if settings.warm:
+                self.warmer.background.start()
             store.catalogue.on_commit(lambda _dataset: self._evicting.wake())
             for notes, work in ((uses, self._evicting), (self.scrubber, self._scrubbing)):
                 opened.callback(notes.save, now=True)
                 opened.callback(work.close)
                 work.start()
+            if settings.hot_list:
+                self._keep_hot_list(opened)
+
+    def _keep_hot_list(self, opened: ExitStack) -> None:
+        """Bring back into memory what lay there, and note what does."""
+        self.hot_list = HotList(self.store, self.hot, self.cold, Notes(self.settings.store / "hot.json"))
+        restoring = Background("hot list", self.hot_list.work, 0.0)
+        self.hot_list.closing = restoring.closing
+        opened.callback(self.hot_list.save)
+        opened.callback(restoring.close)
+        restoring.start()
 
     def _recover(self, repairs: Repairs) -> None:
         orphans, dropped = self.store.sweep(), repairs.at_start()
@@ -176,13 +215,16 @@ class Engine:
         self._check_open()
         self.evidence.look()
         if isinstance(request, PartRequest):
-            return self._reads.read(request, plane, principal)
+            return self._reads.read(request, plane, principal, request.read)
+        if is_system(request.dataset):
+            return self.system.read(request, plane)
         return self._filtered.read(request, plane, principal)
 
     def parts(self, request: ReadRequest, most: int) -> list[PartRequest]:
         """Return the parts in which the answer to *request* may be read side by side; none where it is better read whole."""
         self._check_open()
         plain = all(asked is None for asked in (request.adjust, request.where, request.limit, request.as_of))
+        plain = plain and not is_system(request.dataset)
         most = min(most, self.settings.most_endpoints)
         return self._reads.parts(replace(request, progress_id=None), most) if most > 1 and plain else []
 
@@ -192,12 +234,12 @@ class Engine:
 
     def schema(self, dataset: str) -> Dataset:
         """Return what *dataset* promises; ``UnknownDataset`` names what there is."""
-        return self.store.state(dataset).dataset
+        return self.system.dataset(dataset) if is_system(dataset) else self.store.state(dataset).dataset
 
     def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
         """Return the schema of the answer to *request*, and how many rows it will have (-1: only reading can tell)."""
         self._check_open()
-        return self._filtered.describe(request)
+        return (self.system.plan(request).schema, -1) if is_system(request.dataset) else self._filtered.describe(request)
 
     def write(self, request: WriteRequest, rows: pa.Table) -> WriteResult:
         """Return once *rows* are durable. See ``Writes.write``."""
@@ -214,10 +256,11 @@ class Engine:
         verbs: dict[Action, Verb] = {
             Action.DATASETS: _bare(self._inspection.datasets),
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
-            Action.EXPLAIN: lambda body: self._explain(_request(body, _READ)),
+            Action.EXPLAIN: lambda body: self._explain(_asked(body, _READ)),
             Action.STATS: _bare(self._figures),
             Action.HEALTH: _bare(lambda: self._inspection.health() | {"planes": self.planes} | self._troubles()),
             Action.EVICT: self._evict,
+            Action.WARM: self._warm,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),
             Action.DELETE: lambda body: self._delete(_named(body)),
             Action.COMPACT: lambda body: {"folded_segments": self._compaction.compact(_named(body))},
@@ -230,6 +273,7 @@ class Engine:
             Action.SESSIONS: self._records.sessions,
             Action.PROGRESS: self._progress,
             Action.GUARD: _bare(self.desk.guard.table),
+            Action.EVICTIONS: _bare(self.hot.evictions),
         }
         self._check_open()
         if action not in verbs:
@@ -241,13 +285,22 @@ class Engine:
         return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
 
     def _figures(self) -> dict[str, Any]:
-        return self._inspection.stats() | self._calls.facts() | self.quota.facts() | self.scrubber.facts()
+        return (
+            self._inspection.stats()
+            | self._calls.facts()
+            | self.quota.facts()
+            | self.scrubber.facts()
+            | self.access.facts()
+            | self.warmer.facts()
+        )
 
     def _troubles(self) -> dict[str, Any]:
         """Return what somebody should look at: damaged user data, a quota that cannot be kept."""
         return {"damaged": self.scrubber.damaged(), "warnings": self.quota.warnings()}
 
     def _explain(self, request: ReadRequest) -> dict[str, Any]:
+        if is_system(request.dataset):
+            return self.system.explain(request)
         adjust = {"adjust": self._adjusted.explain(request)} if request.adjust else {}
         narrowed = self._filtered.narrowed(request)
         told = self._inspection.explain(replace(narrowed.request, adjust=None, adjust_ref=None))
@@ -259,6 +312,9 @@ class Engine:
                 f"progress takes one argument, id: the progress_id of a read; it got {', '.join(body) or 'none'}"
             )
         return self._reads.progress.facts(body["id"])
+
+    def _warm(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self.warmer.explain() if dict(body) == {"explain": True} else self._wishes.warm(body)
 
     def _evict(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if not body:
@@ -285,7 +341,7 @@ class Engine:
         state = self.store.state(dataset)
         self.store.commit(Delete(dataset))
         self.store.undeclare(dataset)
-        self.hot.drop(self._hot_keys(state))
+        self.hot.drop(self._hot_keys(state), {file.lineage for file in state.files})
         if (offered := self.desk.offers.get(dataset)) is not None:  # what was held is gone, the offer stands
             self.store.commit(Define(offered, state.source))
         return {"dataset": dataset, "deleted_rows": sum(file.rows for file in state.files)}
@@ -324,6 +380,11 @@ def _days(body: Mapping[str, Any], known: set[str]) -> float | None:
     return days
 
 
+def _hot_tier(settings: Settings, clock: Clock, *, shares: bool) -> HotTier:
+    memory, ring = int(settings.memory), int(settings.memory * RING_SHARE)
+    return HotTier(memory, POLICIES[settings.policy](memory - ring), ring_bytes=ring, shares=shares, clock=clock)
+
+
 def _rules(said: CalendarSettings) -> Rules:
     return Rules(frozenset(said.add), frozenset(said.remove), said.settle_minutes)
 
@@ -344,6 +405,12 @@ def _check_same(held: Dataset, held_source: str | None, offered: Dataset, provid
 
 
 def _request(body: Mapping[str, Any], allowed: frozenset[str]) -> ReadRequest:
+    request = _asked(body, allowed)
+    refuse_system(request.dataset)
+    return request
+
+
+def _asked(body: Mapping[str, Any], allowed: frozenset[str]) -> ReadRequest:
     if unknown := sorted(set(body) - allowed):
         raise InvalidRequest(f"unknown argument {', '.join(unknown)[:90]}; there are {', '.join(sorted(allowed))}")
     if "dataset" not in body:
@@ -354,6 +421,7 @@ def _request(body: Mapping[str, Any], allowed: frozenset[str]) -> ReadRequest:
 def _named(body: Mapping[str, Any]) -> str:
     if set(body) != {"dataset"} or not isinstance(body["dataset"], str):
         raise InvalidRequest(f"this action takes one argument, the dataset's name; it got {', '.join(body) or 'none'}")
+    refuse_system(body["dataset"])
     return body["dataset"]
 
 

@@ -33,6 +33,7 @@ class Purpose(StrEnum):
     QUARANTINE = "quarantine"  # a refused answer
     ANSWER = "answer"  # a kept answer of a function
     NOTES = "notes"  # what may be lost: uses, when files were checked
+    ACCESS = "access"  # who read what: the last seconds may be lost
 
 
 class Removal(StrEnum):
@@ -54,7 +55,7 @@ class Kind(StrEnum):
     ENOSPC = "enospc"
 
 
-UNSYNCED: Final = frozenset({Purpose.FILL, Purpose.QUARANTINE, Purpose.ANSWER, Purpose.NOTES})
+UNSYNCED: Final = frozenset({Purpose.FILL, Purpose.QUARANTINE, Purpose.ANSWER, Purpose.NOTES, Purpose.ACCESS})
 CATALOGUE: Final = "catalogue."
 NAMES: Final = (
     *(f"{purpose}.{step}" for purpose in Purpose for step in ("open", "write", "rename")),

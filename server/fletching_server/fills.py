@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
 
 import structlog
 
@@ -33,6 +33,7 @@ from fletching_server.desk import Desk
 from fletching_server.gaps import Gaps, fetch_requests, sweepable, uncovered, whole_history
 from fletching_server.guard import Turns
 from fletching_server.progress import Progress
+from fletching_server.settings import Settings
 from fletching_server.snapshot import DatasetState
 from fletching_server.spans import Days, Horizon, missing
 from fletching_server.stats import Stats
@@ -56,6 +57,8 @@ class _Flight:
     fly: Callable[[_Flight], None]
     landed: Future[Failures] = field(default_factory=Future)
     calls: int = 0
+    rows: int = 0
+    flew_behind: bool = False  # it was taken when people had gone first, and under the limits of the background
 
     def __call__(self) -> None:
         self.fly(self)
@@ -71,14 +74,22 @@ class Outcome:
 
     calls: int = 0
     joined: int = 0
+    rows: int = 0
     failed: Failures = field(default_factory=dict)
+
+    def __iadd__(self, other: Outcome) -> Self:
+        self.calls += other.calls
+        self.joined += other.joined
+        self.rows += other.rows
+        self.failed |= other.failed
+        return self
 
 
 class Fills:
     """The flights of one engine."""
 
     def __init__(
-        self, store: Store, arrivals: Arrivals, desk: Desk, calendars: Calendars, clock: Clock, stats: Stats, concurrency: int
+        self, store: Store, arrivals: Arrivals, desk: Desk, calendars: Calendars, clock: Clock, stats: Stats, settings: Settings
     ) -> None:
         self._store, self._arrivals, self._desk = store, arrivals, desk
         self._calendars, self._clock, self._stats = calendars, clock, stats
@@ -86,23 +97,35 @@ class Fills:
         self._board: dict[tuple[str, str], list[_Flight]] = defaultdict(list)
         self._resting: dict[tuple[str, str], float] = {}
         # Turns per source, or family of hosts: one that hangs must not keep another's calls waiting.
-        self._turns = {lane: Turns(f"fill-{lane}", width) for lane, width in desk.lanes(concurrency).items()}
+        lanes, behind = desk.lanes(settings.source_calls), settings.warm_calls_at_once
+        self._turns = {lane: Turns(f"fill-{lane}", width, behind) for lane, width in lanes.items()}
 
-    def close_gaps(self, state: DatasetState, gaps: Gaps, horizon: Horizon, progress: Progress, principal: str = "") -> Outcome:
-        """Return once all *gaps* are filled or have failed: what it took, and which symbols failed why."""
-        own, joined = self._embark(state.dataset, gaps, horizon, principal)
+    def close_gaps(
+        self, state: DatasetState, gaps: Gaps, horizon: Horizon, progress: Progress, principal: str = "", *, early: bool = False
+    ) -> Outcome:
+        """Return once all *gaps* are filled or have failed: what it took, and which symbols failed why.
+
+        *early*: nobody has asked for them yet, so people go first.
+        """
+        own, joined = self._embark(state.dataset, gaps, horizon, principal, background=early, early=early)
         for flight in (*own, *joined):
             progress.add(due=1)
             flight.landed.add_done_callback(lambda landed: progress.add(**_ended(landed)))
         for flight in own:
             self._launch(flight)
-        for flight in joined:
+        for flight in () if early else joined:
             self._promote(flight)
         outcome = Outcome(joined=len(joined))
+        refused: dict[str, Sequence[Days]] = {}
         for flight in (*own, *joined):
-            failures = flight.landed.result()
-            outcome.failed |= {symbol: error for symbol, error in failures.items() if symbol in gaps}
-        outcome.calls = sum(flight.calls for flight in own)
+            failures = {symbol: error for symbol, error in flight.landed.result().items() if symbol in gaps}
+            if flight.flew_behind and not early:  # what is refused to the background is not to people: they ask themselves
+                refused |= {symbol: gaps[symbol] for symbol in failures}
+            else:
+                outcome.failed |= failures
+        outcome.calls, outcome.rows = (sum(counts) for counts in ([f.calls for f in own], [f.rows for f in own]))
+        if refused:
+            outcome += self.close_gaps(state, refused, horizon, progress, principal)
         return outcome
 
     def refresh(self, state: DatasetState, due: Gaps, horizon: Horizon) -> None:
@@ -126,6 +149,7 @@ class Fills:
     def _promote(self, flight: _Flight) -> None:
         """Let a flight that nobody waited for until now have its turn with those that somebody waits for."""
         if flight.errand.background:
+            flight.errand = replace(flight.errand, background=False, early=False)  # which nobody sees where it flies already
             self._turns[self._lane(flight)].promote(flight)
 
     def _launch(self, flight: _Flight) -> None:
@@ -136,7 +160,7 @@ class Fills:
             self._land(flight, self._all(flight, ServerClosing("the cache is closing; nothing more is fetched")))
 
     def _embark(
-        self, dataset: Dataset, gaps: Gaps, horizon: Horizon, principal: str, *, background: bool = False
+        self, dataset: Dataset, gaps: Gaps, horizon: Horizon, principal: str, *, background: bool = False, early: bool = False
     ) -> tuple[list[_Flight], list[_Flight]]:
         """Return the flights to make and those to join; afterwards every gap is on the board or covered."""
         calendar, now = self._calendars.get(dataset.calendar), self._clock.now()
@@ -154,7 +178,7 @@ class Fills:
                 whole = whole_history(dataset, calendar, now)
                 left = {symbol: [whole] for symbol in left}
             calls = fetch_requests(dataset, left, sweepable(dataset, calendar, now))
-            own = [_Flight(Errand(request, principal, background), self._fly) for request in calls]
+            own = [_Flight(Errand(request, principal, background, early), self._fly) for request in calls]
             for flight in own:
                 for symbol in flight.errand.request.symbols:
                     self._board[dataset.name, symbol].append(flight)
@@ -164,10 +188,12 @@ class Fills:
         return self._desk.lane(flight.errand.request.dataset)
 
     def _fly(self, flight: _Flight) -> None:
+        errand = flight.errand
+        flight.flew_behind = errand.background
         try:
-            failures = self._bring(flight, flight.errand)
+            failures = self._bring(flight, errand)
         except BaseException as error:
-            request = flight.errand.request
+            request = errand.request
             log.exception("fill failed", request=str(request))
             bug = InternalError(f"storing {request} failed: {type(error).__name__}; see the server's log")
             self._land(flight, self._all(flight, bug))
@@ -182,7 +208,7 @@ class Fills:
         symbols = errand.request.symbols
         flight.calls += 1
         try:
-            self._arrivals.bring(errand)
+            flight.rows += self._arrivals.bring(errand)
         except SourceChanged as error:
             return dict.fromkeys(symbols, error)
         except (BadSourceData, UnknownSymbol) as error:

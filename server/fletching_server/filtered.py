@@ -23,9 +23,10 @@ from fletching_server.clock import Clock
 from fletching_server.desk import Desk
 from fletching_server.filtering import check_filter, filter_columns, filtered
 from fletching_server.narrowing import Narrowed, narrow
+from fletching_server.progress import Progress
+from fletching_server.reading import Reading
 from fletching_server.reads import Reads
 from fletching_server.snapshot import DatasetState
-from fletching_server.stats import Stats
 from fletching_server.store import Store
 
 
@@ -33,10 +34,10 @@ class FilteredReads:
     """The read path of one engine as its edges see it: raw or adjusted, then filtered and limited."""
 
     def __init__(
-        self, store: Store, reads: Reads, adjusted: AdjustedReads, desk: Desk, calendars: Calendars, clock: Clock, stats: Stats
+        self, store: Store, reads: Reads, adjusted: AdjustedReads, desk: Desk, calendars: Calendars, clock: Clock
     ) -> None:
         self._store, self._reads, self._adjusted, self._desk = store, reads, adjusted, desk
-        self._calendars, self._clock, self._stats = calendars, clock, stats
+        self._calendars, self._clock = calendars, clock
 
     def read(self, request: ReadRequest, plane: str, principal: str = "") -> Answer:
         """Return the answer to *request*. See ``Reads.read``.
@@ -46,29 +47,30 @@ class FilteredReads:
         ``InvalidRequest`` where the filter does not suit the dataset.
         """
         if request.where is None and request.limit is None:
-            return self._unfiltered(request, plane, principal)
+            return self._unfiltered(request, plane, principal, request)
         narrowed = self.narrowed(request)
         if narrowed.nothing:
-            return self._nothing(narrowed.request, plane)
+            return self._nothing(request, narrowed.request, plane, principal)
         inner, schema = narrowed.request, self._reads.pictures.picture(request).dataset.project(request.columns)
         if inner.columns is not None and narrowed.rest is not None:
             inner = replace(inner, columns=tuple(dict.fromkeys((*inner.columns, *filter_columns(narrowed.rest)))))
-        raw = self._unfiltered(inner, plane, principal)
+        raw = self._unfiltered(inner, plane, principal, request)
         if narrowed.rest is None and request.limit is None:
             return raw
         return _selected(raw, narrowed, request.limit, schema)
 
-    def _unfiltered(self, request: ReadRequest, plane: str, principal: str) -> Answer:
-        return (self._reads if request.adjust is None else self._adjusted).read(request, plane, principal)
+    def _unfiltered(self, request: ReadRequest, plane: str, principal: str, demand: ReadRequest) -> Answer:
+        return (self._reads if request.adjust is None else self._adjusted).read(request, plane, principal, demand)
 
-    def _nothing(self, request: ReadRequest, plane: str) -> Answer:
+    def _nothing(self, demand: ReadRequest, request: ReadRequest, plane: str, principal: str) -> Answer:
         """Return an answer without rows, after the checks that any other answer would have passed."""
         if request.adjust is not None:
             self._adjusted.explain(request)
         plan, _ = self._reads.explain(replace(request, on_miss="cached", adjust=None, adjust_ref=None))
         info, held = ReadInfo(request.dataset, plane), ExitStack()
-        held.callback(self._stats.read_ended, info)
-        return Answer(plan.schema, plan.schema.empty_table(), info, held, 1, plan)
+        reading = Reading(info, self._clock.monotonic(), Progress(), self._clock.now(), principal, demand=demand)
+        held.callback(self._reads.finish, reading, request, replace(plan, files=()))
+        return Answer(plan.schema, plan.schema.empty_table(), info, held, 1, plan, reading=reading)
 
     def describe(self, request: ReadRequest) -> tuple[pa.Schema, int]:
         """Return the schema of the answer to *request*, and how many rows it will have (-1: only reading can tell)."""
@@ -150,11 +152,11 @@ def _selected(raw: Answer, narrowed: Narrowed, limit: int | None, schema: pa.Sch
         rows = raw.whole.slice(0, limit)
         share = rows.num_rows / max(raw.whole.num_rows, 1)
         info.rows, info.bytes = rows.num_rows, round(info.bytes * share)
-        return Answer(schema, rows, info, raw.held, raw.batch_rows, raw.plan)
+        return Answer(schema, rows, info, raw.held, raw.batch_rows, raw.plan, reading=raw.reading)
     tally = _Tally()
     raw.held.callback(tally.tell, info)  # before the read is counted as ended: what was begun last ends first
     rows_left = tally.counting(filtered(raw, narrowed.rest, limit, schema))
-    return Answer(schema, rows_left, info, raw.held, raw.batch_rows, raw.plan)
+    return Answer(schema, rows_left, info, raw.held, raw.batch_rows, raw.plan, reading=raw.reading)
 
 
 class _Tally:

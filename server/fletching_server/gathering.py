@@ -35,14 +35,14 @@ class Gathering:
 
     def whole(self, dataset: Dataset, file: StoredFile) -> Image:
         """Return all rows of *file*, which must be pinned; what is read for this does not stay in memory."""
-        lease = self._hot.lease(file.key)
+        lease = self._hot.peek(self._hot.item(file))
         if lease is None:
             return self._cold.whole(dataset, file)
         with lease:
             return lease.image
 
     def _run(self, state: DatasetState, file: StoredFile, symbols: Sequence[str], window: Window, held: ExitStack) -> Run:
-        lease = self._hot.lease(file.key)
+        lease = self._hot.peek(self._hot.item(file))
         if lease is None:
             image = self._cold.select(state.dataset, file, symbols, window, state.dataset.schema.names)
             return Run(image, "cold", file.rank, file)

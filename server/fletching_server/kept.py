@@ -59,4 +59,5 @@ class Keeper:
         if names and self._room >= 0:
             together = pa.concat_tables(self._parts).select(names)
             # One part with a change has new buffers in every column of it; several are copied together.
-            self._hot.offer(self._key, unindexed_image(together.combine_chunks()))
+            image = unindexed_image(together.combine_chunks())
+            self._hot.offer(self._hot.other(self._key, image.nbytes), image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -13,7 +13,9 @@ from prometheus_client.registry import Collector
 
 from fletching_schemas import Action
 from fletching_schemas.errors import InvalidRequest, ListenFailed
-from fletching_server.stats import COUNTERS
+from fletching_server import hot, stats
+
+_COUNTERS: Final = {**stats.COUNTERS, **hot.COUNTERS}
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
@@ -29,10 +31,10 @@ class EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield a counter per counter of ``stats``, a gauge per other figure, and how far each calendar is known."""
-        stats: Any = self._engine.act(Action.STATS, {})
-        for name, value in sorted(stats.items()):
-            if name in COUNTERS:
-                yield CounterMetricFamily(f"fletching_{name}", COUNTERS[name], value=value)
+        figures: Any = self._engine.act(Action.STATS, {})
+        for name, value in sorted(figures.items()):
+            if name in _COUNTERS:
+                yield CounterMetricFamily(f"fletching_{name}", _COUNTERS[name], value=value)
             elif isinstance(value, (int, float)):
                 yield GaugeMetricFamily(f"fletching_{name}", f"{name.replace('_', ' ')}, see docs/interface.md", value=value)
         days = GaugeMetricFamily(

@@ -34,7 +34,7 @@ class Plan:
     hold some; ``gaps`` are the runs of sessions, per symbol, that coverage does not vouch for, ``due`` those that are
     refreshed in the background, ``bars`` say which need not or cannot be asked for. ``horizon`` is how old
     facts may be for the answer, ``refresh`` before they are due. A ``lasting`` plan holds until something is
-    committed, or the next session opens or settles.
+    committed, or the next session opens or settles; ``asked`` is the request that it was made for.
     """
 
     dataset: Dataset
@@ -50,11 +50,17 @@ class Plan:
     calendar: Calendar
     future: Days | None = None
     lasting: bool = False
+    asked: ReadRequest | None = None
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The names of the schema, in order: pyarrow makes them anew each time it is asked."""
         return tuple(self.schema.names)
+
+    @cached_property
+    def held_bytes(self) -> int:
+        """What all of its files take in memory."""
+        return sum(file.memory_bytes for file in self.files)
 
     @property
     def wanted(self) -> Days:

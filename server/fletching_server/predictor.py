@@ -22,6 +22,7 @@ HALF_LIFE: Final = 8.0  # sessions
 PRIOR_RATE: Final = 0.05  # of what was never seen, with the weight of PRIOR_COUNT sessions
 PRIOR_COUNT: Final = 1.0
 BACK_OFF: Final = 3.0  # sessions' weight of the coarser kind of day
+NEWCOMERS: Final = "(newcomers)"  # stands for all who ask for a key for the first time: what is popular finds new readers
 LEAST_EXPOSURE: Final = 0.8  # sessions before anything is predicted of a principal
 LEAST_CHANCE: Final = 0.02
 _FADED: Final = 0.1  # decayed hits below which a habit is forgotten: one use 27 sessions ago, which month-ends survive
@@ -98,9 +99,16 @@ class Predictor:
         self._first.setdefault(principal, session)
         if not self._hit(int(moment.slot), principal, key, session, weight):
             return False
+        if not self.knows(principal, key):
+            self._first.setdefault(NEWCOMERS, session)
+            self._hit(int(Slot.ANY), NEWCOMERS, key, session, weight)
         self._hit(int(Slot.ANY), principal, key, session, weight)
         self._prune(session)
         return True
+
+    def knows(self, principal: str, key: RelativeKey) -> bool:
+        """Return whether *principal* has asked for *key* before."""
+        return principal in self._habits[int(Slot.ANY)].get(key, ())
 
     def _hit(self, slot: int, principal: str, key: RelativeKey, session: int, weight: float) -> bool:
         habits = self._habits[slot].setdefault(key, {})
@@ -217,7 +225,7 @@ _FADES: Final = tuple(_FADE**sessions for sessions in range(512))
 
 
 def _fade(sessions: int) -> float:
-    return _FADES[min(sessions, 511)] if sessions >= 0 else float(_FADE**sessions)
+    return _FADES[sessions] if 0 <= sessions < len(_FADES) else float(_FADE**sessions)
 
 
 def _count(counts: dict[int, _Count], kind: int, session: int) -> None:

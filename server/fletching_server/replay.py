@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fletching_server.policy import Policy
+from fletching_server.policy import Item, Policy
 
 
 @dataclass
@@ -40,7 +40,8 @@ def replay(trace: Iterable[tuple[str, int]], policy: Policy, max_bytes: int) -> 
     for key, size in trace:
         outcome.requests += 1
         outcome.bytes += size
-        policy.touch(key)
+        item = Item(key, key, size, 1.0)
+        policy.touch(item)
         if key in held:
             outcome.hits += 1
             outcome.hit_bytes += size
@@ -49,17 +50,15 @@ def replay(trace: Iterable[tuple[str, int]], policy: Policy, max_bytes: int) -> 
         else:
             used -= _make_room(held, policy, used + size - max_bytes, outcome)
             held[key] = size
-            policy.admit(key)
+            policy.admit(item)
             used += size
     return outcome
 
 
 def _make_room(held: dict[str, int], policy: Policy, excess: int, outcome: Outcome) -> int:
     """Evict until *excess* bytes are gone, and return how many went."""
-    gone = 0
-    while gone < excess:
-        victim = next(policy.coldest_first())
+    victims = policy.victims(excess, ())
+    for victim in victims:
         policy.leave(victim)
-        gone += held.pop(victim)
-        outcome.evictions += 1
-    return gone
+    outcome.evictions += len(victims)
+    return sum(held.pop(victim) for victim in victims)

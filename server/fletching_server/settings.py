@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     memory: ByteSize = Field(
         ByteSize(512 << 20), description="Budget of the hot tier in bytes owned, such as 4GiB; loads and leases count."
     )
+    policy: Literal["lru"] = Field("lru", description="What leaves memory first: `lru`, what was used longest ago.")
+    hot_list: bool = Field(True, description="After a start, bring back into memory what lay there before, in the background.")
     query_memory: ByteSize = Field(ByteSize(1 << 30), description="What DuckDB may use to read Parquet, beside `memory`.")
     threads: int = Field(0, ge=0, description="Threads of DuckDB; 0: one per core.")
     calendar: dict[str, CalendarSettings] = Field(
@@ -88,6 +90,17 @@ class Settings(BaseSettings):
     compact_settle_seconds: float = Field(
         3600.0, gt=0, description="After so long the journal is folded even so; it waits longer where that is dear."
     )
+    warm: bool = Field(True, description="Learn from the access log who reads what when, and have it ready before they ask.")
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="Warm what is at least so likely, such as 0.7; none: what saves more than it costs."
+    )
+    warm_seconds: float = Field(900.0, ge=0, description="Seconds of such work in each part of the exchange's day, at most.")
+    warm_calls: int = Field(2000, ge=0, description="Upstream calls of such work per day, at most; people come first anyway.")
+    warm_bytes: ByteSize = Field(ByteSize(20 << 30), description="Bytes that it may load per day, at most.")
+    warm_calls_at_once: int = Field(2, ge=1, le=64, description="Calls to one source at a time that nobody waits for, at most.")
+    warm_held_out: float = Field(
+        0.05, ge=0, le=0.5, description="This share of its decisions is not carried out, to see what they are worth."
+    )
     disk: ByteSize = Field(
         ByteSize(50 * 10**9),
         description="High water: so much may the store's data take on disk, then fetched rows leave; user tables never; 0: any.",
@@ -105,6 +118,15 @@ class Settings(BaseSettings):
         7.0, ge=0, description="How long the past of a dataset is kept, so that `as_of` can read it; 0: not at all."
     )
     vacuum_seconds: float = Field(3600.0, gt=0, description="How often what is older than `history_days` leaves the disk.")
+    access_log: bool = Field(True, description="Log who read what, in `system.access_log`.")
+    access_days: float = Field(90.0, ge=1, description="How many days of it are kept.")
+    access_disk: ByteSize = Field(
+        ByteSize(2 * 10**9), description="What it may take on disk; the oldest part leaves first, however few days that leaves."
+    )
+    access_hash: bool = Field(
+        False, description="Log pseudonyms in place of principals, made with the key `access/key` of the store."
+    )
+    access_seconds: float = Field(1.0, gt=0, description="How often it is written; what a crash takes of it is no older.")
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for streams under way.")
     max_write_bytes: ByteSize = Field(ByteSize(1 << 30), description="The largest single write, in bytes of Arrow data.")
     streams_per_principal: int = Field(64, ge=1, description="Answers that one client connection may have under way at a time.")

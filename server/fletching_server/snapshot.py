@@ -82,6 +82,11 @@ class StoredFile:
         return self.id if self.shape == self.read_shape else f"{self.id}.{self.read_shape}"
 
     @property
+    def lineage(self) -> str:
+        """What is asked for again whatever its generation: the partition; what lies in the journal is its own."""
+        return f"{self.dataset}/{self.period}/{self.bucket}" if self.kind == "partition" else self.key
+
+    @property
     def reach(self) -> Days:
         """The sessions of which the file says something, with rows or without."""
         ends = [cells.days for cells in self.asked] + ([Days(self.first_day, self.last_day)] if self.rows else [])

@@ -51,10 +51,10 @@ class Volume:
         """Refuse writes from now on; the first reason is kept."""
         self._distrusted = self._distrusted or why
 
-    def create(self, path: Path, purpose: str) -> int:
-        """Return the descriptor of a new file."""
+    def create(self, path: Path, purpose: str, mode: int) -> int:
+        """Return the descriptor of a new file with the permissions *mode*."""
         failpoints.hit(f"{purpose}.open")
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
         self._tell("create", path)
         return descriptor
 

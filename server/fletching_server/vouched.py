@@ -13,16 +13,18 @@ from typing import Final
 
 from fletching_schemas import ReadInfo
 from fletching_schemas.local import LASTS_SECONDS
+from fletching_server.noting import Noted
 
 SHARE: Final = 16  # of the hot tier's budget they take at most this part, beside it
 
 
 @dataclass(frozen=True)
 class Sent:
-    """One answer as it leaves, and what is counted for it."""
+    """One answer as it leaves, and what is counted and logged for it."""
 
     frames: bytes
     info: ReadInfo
+    noted: Noted | None
     number: int
     until: float
 
@@ -41,9 +43,11 @@ class Vouched:
         found = self._kept.get(request)
         return found if found is not None and found.number == number and now < found.until else None
 
-    def keep(self, request: bytes, frames: bytes, info: ReadInfo, number: int, asked_at: float) -> None:
+    def keep(
+        self, request: bytes, frames: bytes, info: ReadInfo, number: int, asked_at: float, noted: Noted | None = None
+    ) -> None:
         """Keep an answer that the store vouches for, asked for at *asked_at* when the board showed *number*, an even one."""
-        sent = Sent(frames, info, number, asked_at + LASTS_SECONDS)
+        sent = Sent(frames, info, noted, number, asked_at + LASTS_SECONDS)
         with self._lock:
             self._drop(request)
             self._kept[request] = sent

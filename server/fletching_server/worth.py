@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 KAPPA: Final = 0.1  # seconds of somebody who waits that a background second is worth
+KAPPA_NIGHT: Final = 0.05  # the same while nobody is there who could be in its way
 CLASSIC: Final = 0.7  # the fixed confidence that other prefetchers ask for
 WEIGHTS: Final = {"trading": 5.0, "research": 1.0, "backtesting": 0.2}  # what a second of waiting matters, by profile
 
@@ -55,6 +56,10 @@ class Rule:
 
     kappa: float = KAPPA
     min_confidence: float | None = None
+
+    def hopeless(self, chance: float, weight: float) -> bool:
+        """Return whether nothing of such a *chance* can pay, whatever it saves: it never saves more than it takes."""
+        return chance < self.min_confidence if self.min_confidence is not None else chance * weight < self.kappa
 
     def pays(self, candidate: Candidate) -> bool:
         """Return whether *candidate* should be made ready."""

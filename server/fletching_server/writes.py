@@ -152,9 +152,9 @@ class Writes:
             self._store.discard(segment)
             raise
         if self._hot.shares and image.nbytes > _LARGE_BYTES:  # a copy into shared memory, for which no writer need wait
-            self._later.submit(self._hot.offer, segment.id, image)
+            self._later.submit(self._hot.offer, self._hot.item(segment), image)
         else:
-            self._hot.offer(segment.id, image)
+            self._hot.offer(self._hot.item(segment), image)
         return seq
 
     def close(self) -> None:

@@ -167,6 +167,12 @@ ANSWERS: dict[str, Callable[[Cache], Any]] = {
         cache.coverage("bars_1m"),
         cache.read("bars_1m", "600000.SH", "2024-06-04", "2024-06-04", info=True),
     ),
+    "what a wish would take": lambda cache: cache.warm("bars_1d", ["000002.SZ"], *DAYS, explain=True),
+    "a wish": lambda cache: (
+        told_wish(cache.warm("bars_1d", ["000002.SZ"], *DAYS, adjust="qfq")),
+        cache.read("bars_1d", "000002.SZ", *DAYS, info=True),
+    ),
+    "a wish for the disk": lambda cache: told_wish(cache.warm("bars_1d", "600001.SH", *DAYS, memory=False)),
     "evict everything": lambda cache: cache.evict(),
     "write": lambda cache: written(cache, "scores"),
     "write Arrow": lambda cache: written(cache, "scores_arrow", ROWS.to_arrow()),
@@ -192,6 +198,12 @@ ANSWERS: dict[str, Callable[[Cache], Any]] = {
 def test_every_plane_gives_the_same_answer(name: str, trio: dict[str, Rig]) -> None:
     answer = agreed(trio, ANSWERS[name])
     assert not (isinstance(answer, tuple) and isinstance(answer[0], type)), answer
+
+
+def told_wish(done: dict[str, Any]) -> dict[str, Any]:
+    assert done.pop("seconds") >= 0
+    assert done["rows"] > 0
+    return done
 
 
 DEFECTS = pa.table({"symbol": ["A", "A"], "day": [date(2024, 1, 2)] * 2, "score": [1.0, 2.0]})
@@ -246,7 +258,8 @@ ERRORS: dict[str, tuple[Callable[[Cache], Any], type[Exception], str]] = {
     "a scan of a column that is not there": (lambda cache: cache.scan("bars_1d", columns=["x"]), fletching.UnknownColumn, "x"),
     "a scan, when it is run": (lambda cache: cache.scan("bars_1d", "NOPE").collect(), fletching.UnknownSymbol, "NOPE"),
     "sql": (lambda cache: cache.sql("select 1"), fletching.NotBuilt, "sql"),
-    "warm": (lambda cache: cache.warm("bars_1d"), fletching.NotBuilt, "warm"),
+    "warming nothing": (lambda cache: cache.warm(), fletching.InvalidRequest, "name the dataset"),
+    "warming what is not there": (lambda cache: cache.warm("bars_9d"), fletching.UnknownDataset, "bars_9d"),
     "an unknown argument of explain": (
         lambda cache: cache.explain("bars_1d", colour="red"), fletching.InvalidRequest, "colour.*on_miss",
     ),

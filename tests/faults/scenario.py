@@ -120,6 +120,7 @@ class Scenario:
     def open(self) -> None:
         settings: dict[str, Any] = {"memory": "8MiB", "query_memory": "64MiB", "threads": 1}
         settings |= {"compact_idle_seconds": 3600, "compact_segments": 10_000, "compact_settle_seconds": 1e9}
+        settings |= {"access_seconds": 3600}  # else it would be chance how often a run comes by its steps
         self.engine = open_engine(self.root, [self.source, self.library], clock=self.clock, **settings)
 
     def close(self) -> None:

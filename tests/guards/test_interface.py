@@ -64,9 +64,9 @@ def test_exports_are_listed_in_order(name: str) -> None:
 def test_the_cache_has_exactly_these_verbs() -> None:
     verbs = {name for name in vars(fletching.Cache) if not name.startswith("_")}
     assert verbs == {
-        "call", "close", "compact", "coverage", "datasets", "delete", "evict", "explain", "functions", "guard", "health",
-        "invalidate", "provenance", "read", "restatements", "retention", "scan", "schema", "sessions", "sql", "stats", "stream",
-        "vacuum", "warm", "write",
+        "call", "close", "compact", "coverage", "datasets", "delete", "evict", "evictions", "explain", "functions", "guard",
+        "health", "invalidate", "provenance", "read", "restatements", "retention", "scan", "schema", "sessions", "sql", "stats",
+        "stream", "vacuum", "warm", "write",
     }  # fmt: skip
 
 

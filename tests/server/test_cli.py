@@ -86,6 +86,7 @@ def test_stats_are_a_table_or_json(run: Run, store: Path, sim: str) -> None:
     counters = json.loads(run("stats", "--json", "--store", store, "--source", sim).stdout)
     assert counters["reads"] == 0
     assert "bars_1d" in run("stats", "--store", store, "--source", sim).stdout
+    assert "nothing had to leave memory" in run("stats", "--evictions", "--store", store, "--source", sim).stdout
 
 
 def test_verify_ends_with_0_for_a_sound_store_and_with_1_for_a_damaged_one(run: Run, store: Path, sim: str) -> None:

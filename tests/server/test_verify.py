@@ -68,7 +68,7 @@ def misname(engine: Engine) -> None:
 
 
 def spoil_memory(engine: Engine) -> None:
-    engine.hot._held += 1
+    engine.hot._main.held += 1
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.engine = self.opened()
 
     def opened(self) -> Engine:
-        return open_engine(
+        engine = open_engine(
             self.folder / "store",
             [self.source],
             clock=self.clock,
@@ -98,6 +98,8 @@ class CacheMachine(RuleBasedStateMachine):
             vacuum_seconds=1e9,
             shares=self.shares,
         )
+        assert engine.hot_list.restored.wait(WAIT_SECONDS)
+        return engine
 
     def shut(self) -> None:
         self.engine.close()

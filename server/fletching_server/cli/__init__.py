@@ -4,7 +4,7 @@ serving   serve          demo      demo
 reading   read           looking   coverage, stats, verify
 doctor    doctor         records   calendar, provenance, guard
 loading   import         replaying replay
-keeping   delete, retention, compact, vacuum
+keeping   delete, retention, compact, vacuum    warming   warm
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from fletching_schemas.errors import Error
-from fletching_server.cli import demo, doctor, keeping, loading, looking, reading, records, replaying, serving
+from fletching_server.cli import demo, doctor, keeping, loading, looking, reading, records, replaying, serving, warming
 
 app = typer.Typer(
     name="fletching",
@@ -35,6 +35,7 @@ app.command("calendar")(records.calendar)
 app.command("provenance")(records.provenance)
 app.command("guard")(records.guard)
 app.command("import")(loading.import_files)
+app.command("warm")(warming.warm)
 app.command("delete")(keeping.delete)
 app.command("retention")(keeping.retention)
 app.command("compact")(keeping.compact)

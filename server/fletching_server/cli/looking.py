@@ -56,12 +56,18 @@ def coverage(
 
 def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    evictions: Annotated[
+        bool, typer.Option("--evictions", help="Show what left memory lately to make room, and why, instead.")
+    ] = False,
     url: UrlOption = None,
     store: StoreOption = None,
     source: SourceOption = None,
 ) -> None:
     """Show datasets and counters: reads, rows per tier, upstream calls, memory, percentiles in milliseconds."""
     with reach(url, store, source) as cache:
+        if evictions:
+            _show_evictions(cache.evictions(), as_json=as_json)
+            return
         counters, datasets = cache.stats(), cache.datasets()
     if as_json:
         typer.echo(json.dumps(counters))
@@ -72,6 +78,18 @@ def stats(
     for name, value in sorted(counters.items()):
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.3f}")
     console.print(table)
+
+
+def _show_evictions(left: pl.DataFrame, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(left.write_ndjson(), nl=False)
+        return
+    table = Table("at (UTC)", "left memory", "bytes", "uses", "refill s", "saved s/GB", "made room for")
+    for row in left.iter_rows(named=True):
+        density = "" if row["density"] is None else f"{row['density'] * 1e9:,.3f}"
+        numbers = (f"{row['bytes']:,}", f"{row['uses']:,.2f}", f"{row['refill_seconds']:,.3f}", density)
+        table.add_row(f"{row['at']:%Y-%m-%d %H:%M:%S}", row["lineage"], *numbers, row["made_room_for"])
+    console.print(table if left.height else "nothing had to leave memory since the start")
 
 
 def verify(store: Annotated[Path, typer.Argument(help="Folder of the store; no server may have it open.")]) -> None:

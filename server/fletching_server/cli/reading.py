@@ -16,7 +16,7 @@ from fletching_schemas.errors import InvalidRequest
 from fletching_server.cli.access import SourceOption, StoreOption, UrlOption, reach
 
 PARTIAL: Final = 3  # exit status where some symbols could not be fetched
-_COLUMNS: Final = (
+CALLS: Final = (  # of a progress bar over upstream calls
     SpinnerColumn(),
     TextColumn("{task.description}"),
     BarColumn(),
@@ -68,7 +68,7 @@ def read(
     """
     wanted = columns.split(",") if columns else None
     errors = Console(stderr=True, soft_wrap=True)
-    with reach(url, store, source) as cache, Progress(*_COLUMNS, console=errors, transient=True) as bar:
+    with reach(url, store, source) as cache, Progress(*CALLS, console=errors, transient=True) as bar:
         task = bar.add_task(f"reading {dataset}", total=None)
 
         def show(facts: Mapping[str, int]) -> None:

@@ -117,7 +117,9 @@ class Guard:
             return call()
         with self._place(family):
             try:
-                return tried(lambda: self._attempt(family, name, call, cost, background=background), self._pause)
+                if background:  # the place is not kept through pauses: who sent it comes again
+                    return self._attempt(family, name, call, cost, background=True)
+                return tried(lambda: self._attempt(family, name, call, cost, background=False), self._pause)
             except Error as error:
                 self._count(family, "failures")
                 raise self._judged(family, name, error) from error
@@ -195,14 +197,15 @@ class Guard:
 
     def spend(self, family: str, requests: int = 1) -> None:
         """Return when *requests* may be sent to *family* now; ``BudgetSpent`` where that would take longer than patience."""
-        if _in_background.get():
+        background = _in_background.get()
+        if background:
             self._check_last_fifth(family)
         left = self._patience
         while (short := self._ledger.pay(family, requests)) is not None:
             seconds, interval = short
             if interval not in _INTERVALS:  # the spacing: not in step with others
                 seconds += self._budgets[family].spacing_seconds * self._chance.random() / 2
-            if seconds > left:
+            if seconds > left or (background and interval in _INTERVALS):  # it would wait in a place that people may need
                 raise self._refused(family, seconds, interval)
             left -= seconds
             self._pause(max(seconds, 0.001))

@@ -1,4 +1,7 @@
-"""Who is next: people before the background, and among people one call each in turn, however many calls each has waiting."""
+"""Who is next: people before the background, and among people one call each in turn, however many calls each has waiting.
+
+Where there is more than one thread, the background never has the last: what it is doing may take as long as a deadline.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,10 @@ class FairQueue:
     def put(self, principal: str, job: Job, *, background: bool = False) -> None:
         """Let *job* of *principal* wait behind the others of the same principal."""
         (self._background if background else self._foreground).setdefault(principal, deque()).append(job)
+
+    def has(self, *, background: bool) -> bool:
+        """Return whether a job of people, or one of the background, waits."""
+        return bool(self._background if background else self._foreground)
 
     def take(self) -> Job | None:
         """Return the next job, or None; its principal goes to the end of the row."""
@@ -60,8 +67,9 @@ class FairQueue:
 class Turns:
     """Threads that run jobs in fair order."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, most_background: int = 64) -> None:
         self._name, self._most = name, threads
+        self._room = max(1, min(threads - 1, most_background))  # for so many more jobs of the background
         self._queue = FairQueue()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -84,6 +92,7 @@ class Turns:
         """Treat a job of the background from now on as one that somebody waits for."""
         with self._changed:
             self._queue.promote(job)
+            self._changed.notify()
 
     def waiting(self) -> int:
         """Return how many jobs wait for their turn."""
@@ -91,18 +100,30 @@ class Turns:
             return len(self._queue)
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._idle += 1
-                self._changed.wait_for(lambda: self._closed or len(self._queue))
-                self._idle -= 1
-                job = self._queue.take()
-            if job is None:
-                return
+        while (taken := self._next()) is not None:
+            job, background = taken
             try:
                 job()
             except BaseException:  # the job has told whoever waits for it; this thread serves others
                 log.exception("a job failed", turns=self._name)
+            with self._changed:
+                self._room += background
+
+    def _next(self) -> tuple[Job, bool] | None:
+        """Return the next job, once there is one, and whether it is one of the background; None after ``close``."""
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._closed or self._may_go())
+            self._idle -= 1
+            background = not self._queue.has(background=False)
+            job = self._queue.take()
+            if job is None:
+                return None
+            self._room -= background
+            return job, background
+
+    def _may_go(self) -> bool:
+        return self._queue.has(background=False) or (self._room > 0 and self._queue.has(background=True))
 
     def close(self) -> None:
         """Take no more jobs, drop those that have not started, and wait for those under way."""

@@ -28,6 +28,7 @@ from fletching_server.importing.rejects import write_rejects
 from fletching_server.importing.report import Counting, ImportReport, Progress
 from fletching_server.importing.runs import NEWEST
 from fletching_server.importing.staging import Staging
+from fletching_server.system import refuse_system
 
 PARTITION_BYTES: Final = 256 << 20  # of Arrow, that a partition of a new table should have at most
 SENT_BYTES: Final = 64 << 20  # of Arrow, in one write to a server
@@ -144,6 +145,7 @@ class Running:
 
 def plan_import(engine: Engine, request: ImportRequest) -> ImportPlan:
     """Return what importing *request* into the store of *engine* will do; nothing is written."""
+    refuse_system(request.dataset)
     state = engine.store.catalogue.state(request.dataset)
     if engine.desk.source(request.dataset) or (state and not state.is_table):
         raise InvalidRequest(f"{request.dataset} is filled from a source; import into a table of your own")

@@ -1,15 +1,15 @@
 """Driving policy, predictor and decision rule by a log, at full speed, on a clock that the log sets.
 
-    trace      a log read and checked: who asked for which partition when
-    hours      whose sessions and hours a trace keeps, as it does not say so
-    costs      what memory, disk and upstream take, in seconds
-    memory     the hot tier without bytes: the policy's store, the ring
-    shelf      the disk without bytes: what leaves when it is full
-    workers    background work that takes time, one thing after the other
-    ahead      what is made ready: the predictor, the rule, the judge, acting at the moments that matter
-    run        one request after the other
-    outcome    what came of it, for programs and for people
-    keys       traces of keys alone drive the policy alone
+trace      a log read and checked: who asked for which partition when
+hours      whose sessions and hours a trace keeps, as it does not say so
+costs      what memory, disk and upstream take, in seconds
+memory     the hot tier without bytes: the policy's store, the ring
+shelf      the disk without bytes: what leaves when it is full
+workers    background work that takes time, one thing after the other
+ahead      what is made ready: the predictor, the rule, the judge, acting at the moments that matter
+run        one request after the other
+outcome    what came of it, for programs and for people
+keys       traces of keys alone drive the policy alone
 """
 
 from fletching_server.replaying.costs import Costs

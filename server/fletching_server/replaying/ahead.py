@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from heapq import heapify, heappop
 from typing import Final
 
@@ -19,9 +20,10 @@ from fletching_server.replaying.trace import NO_SESSION, item_of, key_of
 from fletching_server.replaying.workers import Task, Workers
 from fletching_server.schedule import Look, looks
 from fletching_server.sweeps import ahead
-from fletching_server.worth import WEIGHTS, Candidate, Rule
+from fletching_server.worth import KAPPA_NIGHT, WEIGHTS, Candidate, Rule
 
 HABITS, RUNS, TOGETHER = "habits", "runs", "together"  # the arms
+ANY_BUCKET: Final = "*"
 _PARTNERS: Final = 8  # looked at after each touch
 _BUDGET_SHARE: Final = 1.5  # of the seconds that demand takes in a session: at most so many go into background work
 _LEAST_BUDGET: Final = 1200.0
@@ -40,7 +42,8 @@ class Ahead:
         self._agenda, self._costs, self._memory, self._shelf, self._rule = agenda, costs, memory, shelf, rule
         self._warms, self._holdout = warms, holdout
         self.judge = Judge(rule.kappa)
-        self._predictor, self._together, self._calibration = Predictor(agenda), CoAccess(), Calibration()
+        self._predictor, self._calibration = Predictor(agenda), Calibration()
+        self._together, self._across = CoAccess(), CoAccess()
         self.readers, self.warmers = Workers(4), Workers(4)
         self._looks: list[Look] = []
         self._begun: set[int] = set()
@@ -84,6 +87,7 @@ class Ahead:
         if not self._warms:
             return
         moment = self._agenda.moment(now)
+        newly = not self._predictor.knows(principal, key)
         self._predictor.note(principal, moment, key, WEIGHTS[profile])
         if key not in self._touched:
             self._touched.add(key)
@@ -91,14 +95,23 @@ class Ahead:
         if self._together.note(principal, now, key):
             for partner, chance in self._together.following(key)[:_PARTNERS]:
                 self._consider_partner(now, moment.session, partner, chance, WEIGHTS[profile])
+        if newly and key.offset is not None:
+            self._other_sessions(now, moment.session, principal, key, WEIGHTS[profile])
+
+    def _other_sessions(self, now: float, session: int, principal: str, key: RelativeKey, weight: float) -> None:
+        """Expect of somebody who is new to a bucket the sessions of it that others who were new to theirs asked for next."""
+        shape = RelativeKey(key.dataset, ANY_BUCKET, key.offset)
+        if self._across.note(f"{principal}/{key.bucket}", now, shape):
+            for partner, chance in self._across.following(shape)[:_PARTNERS]:
+                self._consider_partner(now, session, RelativeKey(key.dataset, key.bucket, partner.offset), chance, weight)
 
     def _consider_partner(self, now: float, session: int, key: RelativeKey, raw: float, weight: float) -> None:
         chance = self._pairs_mean(raw)
         if key not in self._touched:
             self._pairs.append((key, raw))
         found = self._candidate(now, session, key, chance, weight)
-        if found is not None and self._rule.pays(found[0]):
-            self._act(now, session, *found, arm=TOGETHER)
+        if found is not None and self._rule.pays(found[0]) and self._rule.pays(priced := self._priced(found[0], None)):
+            self._act(now, session, priced, found[1], arm=TOGETHER)
 
     def used(self, key: str, late_seconds: float = 0.0) -> None:
         """Note that somebody asked for *key*, which is in memory, or will be in so many seconds."""
@@ -157,17 +170,25 @@ class Ahead:
             self._begin(look.session)
         if not self._warms:
             return
-        options = []
+        rule = self._rule if look.to_memory else replace(self._rule, kappa=min(self._rule.kappa, KAPPA_NIGHT))
+        options: dict[str, tuple[Candidate, Task]] = {}
         for expected in self._predictor.expected(look.session, look.slots):
             chance = self._calibration(expected.chance)
             if look.begins:
                 self._predictions.append((expected.key, expected.chance, chance))
+            if rule.hopeless(chance, expected.weight):
+                continue
             found = self._candidate(look.at, look.session, expected.key, chance, expected.weight, look)
-            if found is not None:
-                options.append(found)
-        by_key = {candidate.key: (candidate, work) for candidate, work in options}
-        for candidate in self._rule.chosen(candidate for candidate, _ in options):
-            self._act(look.at, look.session, *by_key[candidate.key], arm=HABITS)
+            if found is not None and rule.pays(found[0]):
+                options[found[0].key] = found
+        for candidate in rule.chosen(self._priced(candidate, look) for candidate, _ in options.values()):
+            self._act(look.at, look.session, candidate, options[candidate.key][1], arm=HABITS)
+
+    def _priced(self, candidate: Candidate, look: Look | None) -> Candidate:
+        """Return *candidate* with what is expected to be lost on what leaves memory for it."""
+        if look is not None and not look.to_memory:
+            return candidate
+        return replace(candidate, loses=self._loses(candidate.bytes))
 
     def _begin(self, session: int) -> None:
         """Score the predictions of the session before, and learn what a chance means."""
@@ -205,7 +226,7 @@ class Ahead:
         if not to_memory and name in self._shelf.held:
             return None
         seconds, saves, upstream = self._work(name, size, to_memory=to_memory)
-        candidate = Candidate(name, chance, saves, seconds, size, weight, self._loses(size) if to_memory else 0.0)
+        candidate = Candidate(name, chance, saves, seconds, size, weight)
         return candidate, Task(0, 0, name, size, upstream, to_memory, ring=False, arm="", chance=chance)
 
     def _loses(self, size: int) -> float:

@@ -65,7 +65,9 @@ def _sessions(trace: Trace, hours: Hours) -> list[int]:
     """Return the days that the trace names as sessions, and the weekdays of its requests that follow the last of them."""
     named_days = {int(day) for day in trace.days}
     last = max(named_days, default=0)
-    asked = {day_number(datetime.fromtimestamp(at, ZoneInfo(hours.zone)).date()) for at in trace.ts[:: max(1, len(trace) // 20_000)]}
+    asked = {
+        day_number(datetime.fromtimestamp(at, ZoneInfo(hours.zone)).date()) for at in trace.ts[:: max(1, len(trace) // 20_000)]
+    }
     asked |= {day_number(datetime.fromtimestamp(at, ZoneInfo(hours.zone)).date()) for at in (trace.ts[:1] + trace.ts[-1:])}
     later = {day for day in asked if day > last and from_day_number(day).weekday() < _SATURDAY}
     following = {max(named_days | later | {day_number(date(1970, 1, 2))}) + ahead for ahead in range(1, 8)}

@@ -95,7 +95,9 @@ def trace_of(frame: pl.DataFrame, name: str) -> Trace:
     frame = _typed(frame.select(COLUMNS), name)
     _check(frame, name)
     frame = frame.sort("ts", maintain_order=True)
-    columns = (frame[column].to_list() for column in ("principal", "profile", "dataset", "bucket", "session", "bytes", "request_id"))
+    columns = (
+        frame[column].to_list() for column in ("principal", "profile", "dataset", "bucket", "session", "bytes", "request_id")
+    )
     return Trace(name, (frame["ts"].cast(pl.Int64) / 1e6).to_list(), *columns)
 
 
@@ -123,4 +125,6 @@ def _check(frame: pl.DataFrame, name: str) -> None:
     wrong = frame.with_row_index("row").filter(pl.col("ts").is_null() | pl.col("bytes").is_null() | (pl.col("bytes") < 0))
     if wrong.height:
         row = wrong.row(0, named=True)
-        raise InvalidRequest(f"{name}: row {row['row']} has ts={row['ts']} and bytes={row['bytes']}; every row needs both, bytes >= 0")
+        raise InvalidRequest(
+            f"{name}: row {row['row']} has ts={row['ts']} and bytes={row['bytes']}; every row needs both, bytes >= 0"
+        )

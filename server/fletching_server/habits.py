@@ -1,0 +1,184 @@
+"""What is known of who asks for what on one exchange, and what follows for the hours ahead. Pure: events and instants in.
+
+A read that is expected is a relative key (dataset, group of symbols, offset in sessions) with the *shape* that such a read had
+last: which symbols, how many sessions. So it rolls forward by itself: who reads the week up to yesterday every morning is
+expected to read the week up to today tomorrow.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from fletching_schemas import ReadRequest
+from fletching_server.access import ALL, AccessEvent
+from fletching_server.agenda import Agenda, Moment, Slot
+from fletching_server.calendars import Calendar, from_day_number
+from fletching_server.calibration import Calibration
+from fletching_server.coaccess import CoAccess
+from fletching_server.predictor import Predictor, RelativeKey
+from fletching_server.sweeps import RunDetector, ahead
+from fletching_server.worth import WEIGHTS
+
+_MOST_SHAPES: Final = 20_000
+_RUN_CHANCE: Final = 0.9  # that a reader who has come session by session goes on
+_LEAST_FOLLOWING: Final = 0.2  # chance from which on it is told what is asked for together
+
+
+class Shape(NamedTuple):
+    """How something was asked for last: symbols (none: all, or too many to be told), sessions (None: from the first there is).
+
+    It *rolls* where its end follows the present: it named none, or another one than on a session before. The same range day
+    after day is a study of that range, and says nothing about the next.
+    """
+
+    symbols: tuple[str, ...]
+    sessions: int | None
+    last: int | None
+    seen: int
+    rolls: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A read that is expected: its key, in which session and slots, how likely, how much that matters, and who says so."""
+
+    key: RelativeKey
+    moment: Moment
+    slots: tuple[Slot, ...]
+    chance: float
+    weight: float
+    arm: str
+
+
+@dataclass
+class Habits:
+    """The habits of one exchange's readers."""
+
+    agenda: Agenda
+    predictor: Predictor = field(init=False)
+    calibration: Calibration = field(default_factory=Calibration)
+    coaccess: CoAccess = field(default_factory=CoAccess)
+    runs: RunDetector = field(default_factory=RunDetector)
+    shapes: OrderedDict[tuple[str, str], Shape] = field(default_factory=OrderedDict)
+    _said: dict[Moment, dict[RelativeKey, float]] = field(default_factory=dict)
+    _seen: dict[Moment, set[RelativeKey]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.predictor = Predictor(self.agenda)
+
+    # Learning
+
+    def note(self, event: AccessEvent, *, table: bool = False) -> list[Wanted]:
+        """Take one read, and return what it makes likely at once: what is asked for together, and what a run comes to next."""
+        key = self.key_of(event, table=table)
+        if key is None:
+            return []
+        moment, weight = self.agenda.moment(event.at), WEIGHTS.get(event.profile, 1.0)
+        self._take_shape(event, moment.session, table=table)
+        self.predictor.note(event.principal, moment, key, weight)
+        self._seen.setdefault(moment, set()).add(key)
+        found = [*self._running(event, key, moment)]
+        if self.coaccess.note(event.principal, event.at, key):
+            following = self.coaccess.following(key)
+            found += [
+                Wanted(other, moment, (moment.slot,), chance, weight, "coaccess")
+                for other, chance in following
+                if chance >= _LEAST_FOLLOWING
+            ]
+        return found
+
+    def key_of(self, event: AccessEvent, *, table: bool = False) -> RelativeKey | None:
+        """Return what *event* asked for, told from its own session; None where it says nothing about other days."""
+        if table:
+            return RelativeKey(event.dataset, event.group, None)
+        if event.last is None or (last := self.agenda.number(event.last)) < 0:
+            return None
+        return RelativeKey(event.dataset, event.group, last - self.agenda.present(event.at))
+
+    def _take_shape(self, event: AccessEvent, session: int, *, table: bool) -> None:
+        name, sessions = (event.dataset, event.group), None
+        if not table and event.first is not None and event.last is not None:
+            before = self.agenda.number(event.first - 1)
+            sessions = self.agenda.number(event.last) - before if before >= 0 else None
+        rolls, old = event.open_end or table, self.shapes.get(name)
+        if not rolls and old is not None:
+            rolls = old.last != event.last if old.seen < session else old.rolls
+        self.shapes[name] = Shape(event.symbols, sessions, event.last, session, rolls)
+        self.shapes.move_to_end(name)
+        if len(self.shapes) > _MOST_SHAPES:
+            self.shapes.popitem(last=False)
+
+    def _running(self, event: AccessEvent, key: RelativeKey, moment: Moment) -> Iterator[Wanted]:
+        if key.offset is None or event.last is None:
+            return
+        reader = f"{event.principal} {moment.session}"  # who comes a session further each day is no run
+        steps = self.runs.note(reader, event.dataset, event.group, self.agenda.number(event.last))
+        for step in range(1, ahead(steps) + 1):
+            offset = key.offset + step
+            if offset <= 0:
+                yield Wanted(
+                    key._replace(offset=offset), moment, (moment.slot,), _RUN_CHANCE, WEIGHTS.get(event.profile, 1.0), "runs"
+                )
+
+    # Expecting
+
+    def expected(self, session: int, slots: Sequence[Slot]) -> Iterator[Wanted]:
+        """Yield what is expected in *session* within *slots*, chances as calibrated."""
+        moment = Moment(session, slots[0])
+        for found in self.predictor.expected(session, slots):
+            shape = self.shapes.get((found.key.dataset, found.key.bucket))
+            if shape is not None and shape.rolls:
+                yield Wanted(found.key, moment, tuple(slots), self.calibration(found.chance), found.weight, "slots")
+
+    def because(self, wanted: Wanted) -> str:
+        """Return, in words and counts, what speaks for *wanted*."""
+        if wanted.arm != "slots":
+            return {"runs": "read session by session", "coaccess": "asked for together with what was just read"}[wanted.arm]
+        told = self.predictor.because(wanted.key, wanted.moment.session, wanted.slots)
+        words = "; ".join(str(one) for one in told[:3])
+        return words + (f" and {len(told) - 3} more" if len(told) > 3 else "")
+
+    def say(self, moment: Moment) -> None:
+        """Remember what is predicted for *moment*, so that it can be held against what comes; only the first time counts."""
+        if moment not in self._said:
+            self._said[moment] = {each.key: each.chance for each in self.predictor.expected(moment.session, (moment.slot,))}
+
+    def came(self, now: Moment) -> list[tuple[float, float, bool]]:
+        """Return, of every moment before *now* that something was predicted for: chance, calibrated chance, whether it came."""
+        outcomes = []
+        for moment in [moment for moment in self._said if moment < now]:
+            seen = self._seen.get(moment, set())
+            outcomes += [(chance, self.calibration(chance), key in seen) for key, chance in self._said.pop(moment).items()]
+        for moment in [moment for moment in self._seen if moment < now]:
+            del self._seen[moment]
+        self.calibration.learn((chance, came) for chance, _, came in outcomes)
+        return outcomes
+
+    # From what is expected to a read
+
+    def request(
+        self, wanted: Wanted, calendar: Calendar, settled: int, members: Callable[[str], tuple[str, ...]]
+    ) -> ReadRequest | None:
+        """Return the read of *wanted*, up to the session *settled* at most (a day number); None where there is nothing to read.
+
+        *members* tells the symbols of its group where the shape does not.
+        """
+        key, shape = wanted.key, self.shapes.get((wanted.key.dataset, wanted.key.bucket))
+        symbols = tuple((shape.symbols if shape else ()) or members(key.bucket))
+        if shape is None or (not symbols and key.bucket != ALL):
+            return None
+        named = symbols or None
+        if key.offset is None:
+            return ReadRequest(key.dataset, named)
+        number = wanted.moment.session + key.offset
+        if not 0 <= number < len(self.agenda.days):
+            return None
+        last = self.agenda.days[number]
+        first = None if shape.sessions is None else calendar.back(last, shape.sessions)
+        last = min(last, settled)
+        if first is not None and first > last:
+            return None
+        return ReadRequest(key.dataset, named, None if first is None else from_day_number(first), from_day_number(last))

@@ -1,0 +1,348 @@
+"""The warmer: learns who reads what when, and has it ready before they ask, in the background and within bounds.
+
+It looks at the moments that matter: when the rows of a session can be had, some time before a part of the exchange's day begins,
+when it begins, after a start, and every few minutes. In two steps: what is missing for the rest of this session and for the next
+is fetched to disk early; what is likely read within the hour is brought into memory. Each item by the rule of ``worth``. Between
+items, and between files, it lets people go first; in upstream's turns they do anyway. An upstream that fails rests, longer
+each time; nothing here makes anybody wait, and it may be killed at any moment: what it knows is in the access log.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+
+from fletching_schemas.errors import Error, SourceError
+from fletching_server.agenda import Moment
+from fletching_server.allowance import Allowance, Limits
+from fletching_server.almanac import Calendars
+from fletching_server.background import Background
+from fletching_server.clock import Clock
+from fletching_server.decisions import WITHHELD, Decision, Offer, decided, name_of
+from fletching_server.desk import Desk
+from fletching_server.habits import Habits, Wanted
+from fletching_server.hot import HotTier
+from fletching_server.judging import is_withheld
+from fletching_server.learning import Learning, Mic, Urgent
+from fletching_server.occasions import LOOK_SECONDS, Stretch, far, near, rest_seconds
+from fletching_server.reads import Reads
+from fletching_server.settings import Settings
+from fletching_server.stats import Stats
+from fletching_server.store import Store
+from fletching_server.tracking import Tracking
+from fletching_server.warming import Task, Warming
+from fletching_server.worth import Rule
+
+log = structlog.get_logger(__name__)
+
+FIRST_SECONDS: Final = 5.0  # a start belongs to readers
+LULL_SECONDS: Final = 0.2
+_SOON_SECONDS: Final = 1.0
+_MOST_OFFERS: Final = 500  # per look; a plan for each takes up to some milliseconds
+_URGENT_SECONDS: Final = 600.0  # what is likely at once is good for so long
+_YIELD_SECONDS: Final = 0.02
+_MOST_YIELDS: Final = 50  # a second: on a server that never rests the background would never have its turn
+_REST_SECONDS: Final = (60.0, 3600.0)  # of an upstream that failed: at first, and at most
+_JUMP_SECONDS: Final = 60.0
+
+
+@dataclass
+class _Rest:
+    """An upstream that is left alone: until when, on the monotonic clock, how long that was, and why."""
+
+    until: float
+    seconds: float
+    why: str
+
+
+class Warmer:
+    """The automatic warmer of one engine."""
+
+    def __init__(
+        self,
+        learning: Learning,
+        warming: Warming,
+        tracking: Tracking,
+        reads: Reads,
+        hot: HotTier,
+        store: Store,
+        desk: Desk,
+        calendars: Calendars,
+        clock: Clock,
+        stats: Stats,
+        settings: Settings,
+    ) -> None:
+        self._learning, self._warming, self._tracking, self._reads = learning, warming, tracking, reads
+        self._hot, self._store, self._desk, self._calendars = hot, store, desk, calendars
+        self._clock, self._stats, self.on = clock, stats, settings.warm
+        self.rule = Rule(min_confidence=settings.min_confidence)
+        self._allowance = Allowance(Limits(settings.warm_seconds, settings.warm_calls, int(settings.warm_bytes)))
+        self._width, self._held_out = settings.source_calls, settings.warm_held_out
+        self._salt = str(settings.store.name)
+        self._deciding = threading.Lock()  # the habits are looked at by this thread, and by whoever wants an explanation
+        self._resting: dict[str, _Rest] = {}
+        self._failed: dict[str, float] = {}  # tasks that failed, and until when they are left alone
+        self._next_look, self._offset, self._day = 0.0, self._clock_offset(), clock.now().date()
+        self._base = Counter[bool]()
+        self.background = Background("warmer", self.work, FIRST_SECONDS, LULL_SECONDS)
+
+    # Hearing and looking
+
+    def hear(self, events: Any) -> None:
+        """Take down reads that have ended, for the next look; returns at once."""
+        self._tracking.heard(events)
+        if self.on:
+            self._learning.hear(events)
+            self.background.wake()
+
+    def work(self) -> float:
+        """Learn, look ahead where that is due, act; return after how many seconds to look again."""
+        with self._deciding:
+            self._mind_the_clock()
+            urgent = self._learning.take(self.background.closing)
+            due = self._clock.monotonic() >= self._next_look
+            if due:
+                self._keep_books()
+            decisions = [*self._decisions(self._urgent(urgent)), *(self._decisions(self._expected()) if due else ())]
+        for decision in decisions:
+            if decision.against == WITHHELD:
+                self._withhold(decision.offer)
+        finished = self._act([decision.offer for decision in decisions if not decision.against])
+        if due and finished:
+            self._next_look = self._clock.monotonic() + self._rest_seconds()
+        return max(_SOON_SECONDS, self._next_look - self._clock.monotonic()) if finished else _SOON_SECONDS
+
+    def _rest_seconds(self) -> float:
+        now = self._clock.now().timestamp()
+        rests = [rest_seconds(habits.agenda, now) for habits in self._learning.habits.values()]
+        return min(rests, default=LOOK_SECONDS)
+
+    def _mind_the_clock(self) -> None:
+        offset = self._clock_offset()
+        if abs(jump := offset - self._offset) > _JUMP_SECONDS:
+            log.warning("the clock has jumped; the warmer looks again by the time that it tells", seconds=round(jump))
+            self._next_look = 0.0
+            self._learning.begin_anew()
+        self._offset = offset
+
+    def _clock_offset(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic()
+
+    def _keep_books(self) -> None:
+        """Begin new allowances, score what was predicted, and close the sums of a day that is over."""
+        now = self._clock.now()
+        at = now.timestamp()
+        moments = []
+        for habits in self._learning.habits.values():
+            moment = habits.agenda.moment(at)
+            for chance, calibrated, came in habits.came(moment):
+                del chance
+                self._tracking.predicted(calibrated, self._base_rate(), happened=came)
+                self._base[came] += 1
+            habits.say(moment)
+            moments.append(moment)
+        latest = max(moments, default=Moment(0, 0))  # type: ignore[arg-type]
+        self._allowance.at(now.date(), latest)
+        self._tracking.expire(at)
+        if now.date() != self._day:
+            self._day = now.date()
+            self._tracking.session_ended()
+
+    def _base_rate(self) -> float:
+        return (self._base[True] + 1) / (self._base[True] + self._base[False] + 2)
+
+    # What is expected
+
+    def _expected(self) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
+        """Yield what is expected: for the disk of all that is left of this session and of the next, for memory of the hour."""
+        at = self._clock.now().timestamp()
+        for mic, habits in self._learning.habits.items():
+            for memory, stretches in ((True, near(habits.agenda, at)), (False, far(habits.agenda, at))):
+                for stretch in stretches:
+                    yield from self._of(mic, habits, stretch, memory=memory)
+
+    @staticmethod
+    def _of(mic: Mic, habits: Habits, stretch: Stretch, *, memory: bool) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
+        for wanted in habits.expected(stretch.session, stretch.slots):
+            yield mic, habits, wanted, stretch.until, memory
+
+    def _urgent(self, urgent: list[Urgent]) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
+        now = self._clock.now().timestamp()
+        for mic, wanted, at in urgent:
+            if now - at < _URGENT_SECONDS:
+                yield mic, self._learning.habits[mic], wanted, at + _URGENT_SECONDS, True
+
+    # Deciding
+
+    def _decisions(self, expected: Iterator[tuple[Mic, Habits, Wanted, float, bool]]) -> list[Decision]:
+        ranked = sorted(expected, key=lambda each: (-each[2].chance * each[2].weight, each[2].key.dataset, each[2].key.bucket))
+        offers: dict[tuple[str, bool], Offer] = {}
+        for mic, habits, wanted, until, memory in ranked[: _MOST_OFFERS * 4]:
+            if len(offers) >= _MOST_OFFERS:
+                break
+            offer = self._offer(mic, habits, wanted, until, memory=memory)
+            if offer is not None:
+                offers.setdefault((offer.task.name, memory), offer)  # the likeliest of equal ones
+        return decided(
+            offers.values(),
+            self.rule,
+            self._allowance,
+            is_off=self._tracking.off,
+            is_withheld=self._is_withheld,
+            rests=self._rests,
+        )
+
+    def _offer(self, mic: Mic, habits: Habits, wanted: Wanted, until: float, *, memory: bool) -> Offer | None:
+        """Return what *wanted* would take; None where it is all there, cannot be had yet, or failed a moment ago."""
+        calendar = self._calendars.get(mic)
+        settled = calendar.settled_through(self._clock.now())
+        request = habits.request(wanted, calendar, settled, self._learning.members)
+        if request is None or self._store.catalogue.state(wanted.key.dataset) is None:
+            return None
+        name = name_of(wanted, request.end)
+        if self._failed.get(name, 0.0) > self._clock.monotonic():
+            return None
+        try:
+            estimate = self._warming.estimate(request)
+        except Error:  # a symbol that is known no more, a list that cannot be had: a read will tell who asks
+            return None
+        if not (estimate.needs.calls or (memory and estimate.absent_bytes)):
+            return None
+        task = Task(name, wanted.arm, request, memory, until, wanted.chance, ring=wanted.arm == "runs")
+        offer = Offer(wanted, task, estimate, habits.because(wanted), self._width)
+        return self._weighed(offer) if memory and not task.ring else offer
+
+    def _weighed(self, offer: Offer) -> Offer:
+        leaving = self._hot.would_leave(offer.bytes)
+        fits = leaving.enough and offer.estimate.needs.bytes <= self._hot.main_bytes
+        return replace(offer, loses=leaving.seconds, leaving=leaving.lineages, fits=fits)
+
+    def _is_withheld(self, offer: Offer) -> bool:
+        session = offer.wanted.moment.session
+        return is_withheld(self._salt, offer.task.name, session, self._held_out)
+
+    def _rests(self, offer: Offer) -> str:
+        rest = self._resting.get(self._lane(offer))
+        if rest is None or rest.until <= self._clock.monotonic():
+            return ""
+        return f"its upstream rests for {rest.until - self._clock.monotonic():,.0f} s more: {rest.why}"
+
+    def _lane(self, offer: Offer) -> str:
+        dataset = offer.task.request.dataset
+        return self._desk.lane(dataset) if self._desk.source(dataset) is not None else ""
+
+    # Acting
+
+    def _withhold(self, offer: Offer) -> None:
+        key = offer.wanted.key
+        candidate = offer.candidate
+        self._tracking.withhold(
+            offer.task.name, (key.dataset, key.bucket), offer.wanted.arm, candidate.fill_seconds, candidate.saves
+        )
+
+    def _act(self, offers: list[Offer]) -> bool:
+        """Do what was decided; return whether all of it was done, or tried."""
+        for offer in offers:
+            if self.background.closing.is_set():
+                return False
+            against = offer.calls and self._rests(offer)
+            if against or self._allowance.refusal(offer.seconds, offer.calls, offer.bytes):
+                continue
+            self._let_people_go_first()
+            if self._still_pays(offer):
+                self._do(offer)
+        return True
+
+    def _still_pays(self, offer: Offer) -> bool:
+        """Return whether *offer* is worth what would leave for it now, after what was loaded since it was decided on."""
+        if not offer.task.memory or offer.task.ring:
+            return True
+        weighed = self._weighed(offer)
+        return weighed.fits and self.rule.pays(weighed.candidate)
+
+    def _do(self, offer: Offer) -> None:
+        began = self._clock.monotonic()
+        log.info("warming", **Decision(offer).told(self.rule))
+        try:
+            done = self._warming.do(offer.task, self._let_people_go_first)
+        except SourceError as error:
+            self._note_failure(offer, error)
+            calls, size = offer.calls, 0
+        except Error as error:
+            self._failed[offer.task.name] = self._clock.monotonic() + _REST_SECONDS[1]
+            log.warning("something expected could not be made ready", what=offer.task.name, why=str(error))
+            calls, size = 0, 0
+        else:
+            calls, size = done.upstream_calls, done.loaded_bytes
+            self._stats.add(warm_tasks=1, warm_calls=calls, warm_rows=done.rows, warm_bytes=size)
+            if done.failed:
+                self._note_failure(offer, next(iter(done.failed.values())))
+            elif calls:
+                self._note_recovery(offer)
+        seconds = max(0.0, self._clock.monotonic() - began)
+        self._stats.add(warm_seconds=seconds)
+        self._allowance.spend(seconds, calls, size)
+
+    def _note_failure(self, offer: Offer, error: Error) -> None:
+        """Leave the upstream alone: for a minute at first, twice as long each time, or as long as it says itself."""
+        if self.background.closing.is_set():  # it is not the upstream that fails
+            return
+        now, lane = self._clock.monotonic(), self._lane(offer)
+        known = self._resting.get(lane)
+        seconds = min(known.seconds * 2, _REST_SECONDS[1]) if known else _REST_SECONDS[0]
+        if error.retry_at is not None:
+            seconds = max(seconds, (error.retry_at - self._clock.now()).total_seconds())
+        self._stats.add(warm_failures=1)
+        self._resting[lane] = _Rest(now + seconds, seconds, error.message[:200])
+        if known is None:  # one line, however long it lasts
+            log.warning(
+                "upstream fails: nothing is warmed from it until it answers again", upstream=lane, why=error.message[:200]
+            )
+
+    def _note_recovery(self, offer: Offer) -> None:
+        if self._resting.pop(lane := self._lane(offer), None) is not None:
+            log.info("upstream answers again: what is expected is warmed from it", upstream=lane)
+
+    def _let_people_go_first(self) -> bool:
+        """Wait while reads are being answered, but not for ever; return whether to stop."""
+        for _ in range(_MOST_YIELDS):
+            if not self._reads.busy or self.background.closing.wait(_YIELD_SECONDS):
+                break
+        return self.background.closing.is_set()
+
+    # Telling
+
+    def explain(self) -> dict[str, Any]:
+        """Return what would be done now, and why, in words and numbers; nothing is done."""
+        with self._deciding:
+            self._learning.take(self.background.closing)
+            decisions = self._decisions(self._expected())
+        left = self._allowance.left()
+        head = [
+            "the warmer is on" if self.on else "the warmer is off (setting warm), and learns nothing",
+            f"left to this slot {left.seconds:,.0f} s, to this day {left.calls:,} upstream calls and {left.bytes / 1e6:,.0f} MB",
+            *(f"upstream {lane or 'none'} rests: {rest.why}" for lane, rest in self._resting.items()),
+            *(f"{arm} is switched off" for arm in sorted(self._tracking.judge.off)),
+        ]
+        words = [decision.words(self.rule) for decision in decisions] or ["nothing that is expected is missing"]
+        return {
+            "on": self.on,
+            "at": self._clock.now().isoformat(),
+            "known_keys": sum(len(habits.predictor) for habits in self._learning.habits.values()),
+            "left": {"seconds": left.seconds, "calls": left.calls, "bytes": left.bytes},
+            "decisions": [decision.told(self.rule) for decision in decisions],
+            "words": [*head, *words],
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Return the figures for ``stats``."""
+        left = self._allowance.left()
+        known = sum(len(habits.predictor) for habits in list(self._learning.habits.values()))
+        resting = sum(rest.until > self._clock.monotonic() for rest in list(self._resting.values()))
+        told = {"warm_on": int(self.on), "warm_known_keys": known, "warm_resting_upstreams": resting}
+        return {**told, "warm_left_seconds": left.seconds, "warm_left_calls": left.calls, **self._tracking.facts()}
