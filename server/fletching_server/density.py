@@ -12,10 +12,10 @@ some of what is new; the store holds what that ghost holds which saved the most 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import chain
-from math import log, log2
+from math import exp, log, log2
 from typing import Final
 
 from fletching_server.ghosts import Entry, Ghost
@@ -26,11 +26,14 @@ _CHOSEN_EVERY: Final = 1 / 8  # of a turnover: how often the ghosts are compared
 _CREDIT_LIFE: Final = 2.0  # turnovers after which a second that was saved counts half
 _MARGIN: Final = 1.02  # by so much another ghost must be better: changing sides costs misses
 _FEW: Final = 32  # one in so many of what is new comes in, where thrashing is to be resisted
+_MOST_NOTED: Final = 256  # uses that wait to be worked out; some milliseconds, once in so many different ones
+_LONG_AGO: Final = 60.0  # half-lives after which nothing counts any more
 _SPARE: Final = 64  # ranks of what has left, in the heap
 _MOST_KNOWN: Final = 131_072  # histories; a few hundred bytes each
 _LEAST_SECONDS: Final = 1e-6
 _SURE: Final = 0.999
-_DAY: Final = 1.0  # turnovers in which a speculative entry is expected to be used, until a day has been seen
+_DAY: Final = 1.0  # turnovers, until a day has been seen
+_LEARNED: Final = 0.3  # the share of the newest day in what a day is taken to be
 _ARMS: Final = ("lru", *(f"half-life {life:g}" for life in HALF_LIVES), "lru, few", "half-life 16, few")
 _PRICED_BY: Final = 1  # the half-life by which worth is told where the ranking itself has none
 
@@ -52,6 +55,7 @@ class DensityPolicy:
         )
         self._place = (0, *range(1, len(HALF_LIVES) + 1), 0, len(HALF_LIVES))  # of each ghost's number in the uses
         self._asked = 0  # bytes
+        self._noted: dict[str, tuple[Item, int]] = {}  # uses not worked out yet, by lineage, the latest last
         self._uses: dict[str, _Uses] = {}
         self._most = _MOST_KNOWN
         self._items: dict[str, Item] = {}  # held, by key
@@ -62,23 +66,34 @@ class DensityPolicy:
         self._scale = 1.0  # of a second saved now
         self._compared = 0
         self._leader = 0
-        self.day = _DAY  # turnovers a day: whoever knows days may set it
+        self._day, self._day_began = _DAY, 0  # turnovers
 
     # What the tier tells
 
     def touch(self, item: Item) -> None:
-        """Note one use of *item*, held or not."""
-        lineage = item.lineage
-        self._asked += item.bytes
-        uses = self._uses[lineage] = self._used(self._uses.get(lineage))
-        self._run(item, uses)
-        if self._asked - self._compared >= self.max_bytes * _CHOSEN_EVERY:
-            self._compare()
-        if len(self._uses) > self._most:
+        """Note one use of *item*, held or not. It is worked out when something is decided, which is later than a read can wait."""
+        before = self._noted.pop(item.lineage, None)
+        self._noted[item.lineage] = (item, before[1] + 1 if before else 1)
+        if len(self._noted) > _MOST_NOTED:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Work out the uses that were noted, in the order of the last one of each."""
+        if not self._noted:
+            return
+        noted, self._noted = self._noted, {}
+        for item, count in noted.values():
+            self._asked += item.bytes * count
+            uses = self._uses[item.lineage] = self._used(self._uses.get(item.lineage), count)
+            self._run(item, uses, count)
+            if self._asked - self._compared >= self.max_bytes * _CHOSEN_EVERY:
+                self._compare()
+        if len(self._uses) > _MOST_KNOWN:
             self._forget_oldest()
 
     def admit(self, item: Item, chance: float | None = None) -> None:
         """Note that *item* is held from now on; with *chance* because somebody is expected to ask for it today."""
+        self._settle()
         if chance is not None:
             self._expect(item, chance)
         if (old := self._keys.get(item.lineage)) is not None and old != item.key:
@@ -96,6 +111,7 @@ class DensityPolicy:
 
     def forget(self, lineage: str) -> None:
         """Note that *lineage* will never be asked for again."""
+        self._settle()
         self._uses.pop(lineage, None)
         for ghost in self._ghosts:
             ghost.drop(lineage)
@@ -105,7 +121,8 @@ class DensityPolicy:
     # What the tier asks
 
     def victims(self, excess: int, leased: Container[str]) -> list[str]:
-        """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where there are not enough."""
+        """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where there are no more."""
+        self._settle()
         chosen: list[str] = []
         surfaced: dict[str, float] = {}
         for key in chain(self._strays, self._lowest_first(surfaced)):
@@ -149,6 +166,7 @@ class DensityPolicy:
 
         A use has been noted before, so what the ghost in charge let in is what should be held.
         """
+        self._settle()
         if chance is None:
             return item.lineage in self._ghosts[self._leader].held or not victims
         if not victims:
@@ -160,24 +178,33 @@ class DensityPolicy:
         """Return whether a file should be held whole: it is small, most of it is wanted, or it was wanted before."""
         if cheaper_whole(item, share):
             return True
+        self._settle()
         uses = self._uses.get(item.lineage)
         return uses is not None and uses[-1] - self._asked / self._lives[-1] > 0.5  # more than the one use just noted
 
-    def loss(self, victims: Iterable[str], horizon: float) -> float:
-        """Return the seconds that are expected to be lost within *horizon* turnovers if *victims* leave."""
-        return sum(self.chance(self._items[key].lineage, horizon) * self._items[key].refill_seconds for key in victims)
+    def loss(self, victims: Sequence[str]) -> float:
+        """Return the seconds that are expected to be lost within a day if *victims* leave."""
+        self._settle()
+        return sum(self._chance_today(self._items[key].lineage) * self._items[key].refill_seconds for key in victims)
 
-    def chance(self, lineage: str, horizon: float) -> float:
-        """Return the probability that *lineage* is used within *horizon* turnovers, from its decayed uses alone."""
+    def _chance_today(self, lineage: str) -> float:
         uses = self._uses.get(lineage)
         if uses is None:
             return 0.0
-        life = HALF_LIVES[_PRICED_BY]
-        rate = 2.0 ** max(uses[1 + _PRICED_BY] - self._asked / self._lives[_PRICED_BY], -60.0) * log(2) / life
-        return float(1.0 - 2.0 ** (-min(rate * horizon, 60.0) / log(2)))
+        count = 2.0 ** max(uses[1 + _PRICED_BY] - self._asked / self._lives[_PRICED_BY], -60.0)
+        return 1.0 - exp(-count * log(2) / HALF_LIVES[_PRICED_BY] * self._day)
+
+    def day_ended(self) -> None:
+        """Note that a day is over: how much is asked for in one tells how soon what is held is used."""
+        self._settle()
+        turnovers = (self._asked - self._day_began) / self.max_bytes
+        self._day_began = self._asked
+        if turnovers > 0:
+            self._day += _LEARNED * (turnovers - self._day)
 
     def told(self, key: str) -> dict[str, float]:
         """Return the numbers behind the rank of *key*: decayed uses, refill seconds, bytes, and seconds saved per byte."""
+        self._settle()
         item = self._items[key]
         uses = self._uses.get(item.lineage)
         count = 2.0 ** max(uses[1 + _PRICED_BY] - self._asked / self._lives[_PRICED_BY], -60.0) if uses else 0.0
@@ -190,18 +217,20 @@ class DensityPolicy:
 
     def facts(self) -> dict[str, object]:
         """Return which ranking is in charge, and the seconds that each would have saved lately."""
+        self._settle()
         saved = {name: round(credit / self._scale, 3) for name, credit in zip(_ARMS, self._credit, strict=True)}
         return {"ranking": _ARMS[self._leader], "saved_seconds": saved, "known": len(self._uses)}
 
     # Uses
 
-    def _used(self, uses: _Uses | None) -> _Uses:
-        asked = self._asked
+    def _used(self, uses: _Uses | None, count: int) -> _Uses:
+        """Return *uses* after *count* more of them, now."""
+        asked, more = self._asked, log2(count)
         if uses is None:
-            return [float(asked), *(asked / life for life in self._lives)]
+            return [float(asked), *(asked / life + more for life in self._lives)]
         uses[0] = float(asked)
         for place, life in enumerate(self._lives, 1):
-            uses[place] = _added(uses[place], asked / life)
+            uses[place] = _added(uses[place], asked / life + more)
         return uses
 
     def _expect(self, item: Item, chance: float) -> None:
@@ -210,11 +239,14 @@ class DensityPolicy:
         for place, (life, turnovers) in enumerate(zip(self._lives, HALF_LIVES, strict=True), 1):
             uses[place] = max(uses[place], self._asked / life + self._pretended(chance, turnovers))
         self._uses[item.lineage] = uses
-        self._run(item, uses, counts=False)
+        self._run(item, uses)
 
     def _pretended(self, chance: float, life: float) -> float:
-        """Return the logarithm of the uses that would make *chance* likely within a day."""
-        rate = -log(1.0 - min(chance, _SURE)) / self.day
+        """Return the logarithm of the uses that would make *chance* likely within one turnover: sooner than within the day.
+
+        A use that is expected at some hour of the day is as good at its beginning as just before, which no decay says.
+        """
+        rate = -2 * log(1.0 - min(chance, _SURE))
         return log2(max(rate * life / log(2), 1e-9))
 
     def _expected(self, item: Item, chance: float) -> float:
@@ -227,8 +259,8 @@ class DensityPolicy:
 
     # Ghosts
 
-    def _run(self, item: Item, uses: _Uses, *, counts: bool = True) -> None:
-        """Have every ghost see a use, and keep the strays in step with the one in charge."""
+    def _run(self, item: Item, uses: _Uses, count: int = 0) -> None:
+        """Have every ghost see so many uses (0: one that is expected), and keep the strays in step with the one in charge."""
         lineage, size = item.lineage, item.bytes
         seconds = max(_LEAST_SECONDS, item.refill_seconds)
         refill = log2(seconds)
@@ -236,8 +268,9 @@ class DensityPolicy:
         for number, (ghost, place) in enumerate(zip(self._ghosts, self._place, strict=True)):
             weight = uses[place]
             entry = Entry(weight + density, weight + refill, size) if place else Entry(weight, weight, size)
-            if ghost.use(lineage, entry) and counts:
-                self._credit[number] += self._scale * seconds
+            found = count if ghost.use(lineage, entry) else count - 1
+            if found > 0:
+                self._credit[number] += self._scale * seconds * found
         leader = self._ghosts[self._leader]
         for gone in leader.gone:
             if (key := self._keys.get(gone)) is not None:
@@ -247,7 +280,7 @@ class DensityPolicy:
 
     def _compare(self) -> None:
         """Put that ghost in charge which saved the most seconds lately."""
-        self._scale *= 2.0 ** ((self._asked - self._compared) / self.max_bytes / _CREDIT_LIFE)
+        self._scale *= 2.0 ** min((self._asked - self._compared) / self.max_bytes / _CREDIT_LIFE, _LONG_AGO)
         self._compared = self._asked
         best = max(range(len(self._credit)), key=self._credit.__getitem__)
         if best != self._leader and self._credit[best] > self._credit[self._leader] * _MARGIN:

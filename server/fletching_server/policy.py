@@ -45,7 +45,7 @@ class Policy(Protocol):
         ...
 
     def victims(self, excess: int, leased: Container[str]) -> list[str]:
-        """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where that is all there is."""
+        """Return the keys that should leave so that *excess* bytes go, none of them *leased*; fewer where there are no more."""
         ...
 
     def beats(self, item: Item, victims: Sequence[str], chance: float | None = None) -> bool:
@@ -58,6 +58,14 @@ class Policy(Protocol):
 
     def told(self, key: str) -> dict[str, float]:
         """Return the numbers behind the rank of *key*, which is held: uses, refill_seconds, bytes, and what else counts."""
+        ...
+
+    def loss(self, victims: Sequence[str]) -> float:
+        """Return the seconds that are expected to be lost within a day if *victims* leave."""
+        ...
+
+    def day_ended(self) -> None:
+        """Note that a day is over: how much is asked for in one tells how soon what is held is used."""
         ...
 
     def facts(self) -> dict[str, object]:
@@ -79,13 +87,14 @@ class LruPolicy:
 
     def touch(self, item: Item) -> None:
         """Note one use of *item*, held or not."""
-        self._uses[item.lineage] = self._uses.get(item.lineage, 0) + 1
-        self._uses.move_to_end(item.lineage)
-        if len(self._uses) > GHOSTS + len(self._held):
-            self._uses.popitem(last=False)
-        if item.key in self._held:
-            self._held[item.key] = item
-            self._held.move_to_end(item.key)
+        key, lineage, uses, held = item.key, item.lineage, self._uses, self._held
+        uses[lineage] = uses.get(lineage, 0) + 1
+        uses.move_to_end(lineage)
+        if len(uses) > GHOSTS + len(held):
+            uses.popitem(last=False)
+        if key in held:
+            held[key] = item
+            held.move_to_end(key)
 
     def admit(self, item: Item, chance: float | None = None) -> None:
         """Note that *item* is held from now on, as if it were used now; the *chance* that it will be does not matter."""
@@ -126,6 +135,14 @@ class LruPolicy:
         if item is None:
             return {}
         return {"uses": self._uses.get(item.lineage, 0), "refill_seconds": item.refill_seconds, "bytes": item.bytes}
+
+    def loss(self, victims: Sequence[str]) -> float:
+        """Return the refill seconds of those *victims* that were used more than once: order alone tells no chances."""
+        found = (self._held[key] for key in victims)
+        return sum(item.refill_seconds for item in found if self._uses.get(item.lineage, 0) > 1)
+
+    def day_ended(self) -> None:
+        """Do nothing: days change no order."""
 
     def facts(self) -> dict[str, object]:
         """Return the name of the ranking."""

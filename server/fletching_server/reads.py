@@ -72,12 +72,6 @@ Ending = Callable[[Plan, DatasetState, ExitStack], T]  # what is done with a pla
 RunLength = Callable[[ReadRequest, Plan, str], int]
 
 
-def no_run(request: ReadRequest, plan: Plan, principal: str) -> int:
-    """Return 0: every request stands for itself."""
-    del request, plan, principal
-    return 0
-
-
 @dataclass(frozen=True)
 class Prepared:
     """What it took to have the cells of a read on disk, and which symbols could not be fetched."""
@@ -115,7 +109,8 @@ class Reads:
         self.pictures = Pictures(store, calendars, clock)
         self._prepared: dict[tuple[ReadRequest, int, int, int], Plan] = {}
         self._ahead = ReadAhead(hot.ring_bytes, GROUP_BYTES)
-        self.run_length: RunLength = no_run  # of requests that go from session to session
+        self._sweep_bytes = hot.main_bytes * SWEEP_SHARE
+        self.run_length: RunLength | None = None  # of requests that go from session to session; who can tell says so here
 
     def read(
         self, asked: ReadRequest | PartRequest, plane: str, principal: str = "", demand: ReadRequest | None = None
@@ -411,13 +406,17 @@ class Reads:
 
     def _sweeps(self, request: ReadRequest, plan: Plan, principal: str) -> bool:
         """Return whether this read passes through more than memory should hold, or is a step of somebody who does."""
-        if request.profile == "backtesting" or self.run_length(request, plan, principal) >= _RUN_STEPS:
+        if request.profile == "backtesting":
             return True
-        most = self._hot.main_bytes * SWEEP_SHARE
-        if plan.held_bytes <= most:
+        if self.run_length is not None and self.run_length(request, plan, principal) >= _RUN_STEPS:
+            return True
+        if plan.held_bytes <= self._sweep_bytes:
             return False
         items = ((file, self._hot.item(file)) for file in plan.files if not self._hot.holds(file.key))
-        return sum(item.bytes for file, item in items if self._hot.wants_whole(item, file.share_of(plan.symbols))) > most
+        return (
+            sum(item.bytes for file, item in items if self._hot.wants_whole(item, file.share_of(plan.symbols)))
+            > self._sweep_bytes
+        )
 
     def _outgrows_ring(self, plan: Plan) -> bool:
         absent = [self._hot.item(file) for file in plan.files if not self._hot.holds(file.key)]

@@ -22,7 +22,7 @@ from fletching_server.spans import Days
 log = structlog.get_logger(__name__)
 
 MOST_MARKS: Final = 4096  # of one dataset; the oldest are forgotten as if nobody had come
-ARMS: Final = ("slots", "runs", "coaccess", "explicit")
+ARMS: Final = ("habits", "runs", "together", "explicit")
 
 
 @dataclass(eq=False)

@@ -16,6 +16,6 @@ from fletching_server.replaying.costs import Costs
 from fletching_server.replaying.keys import KeysOutcome, replay_keys
 from fletching_server.replaying.outcome import Outcome
 from fletching_server.replaying.run import Plan, replay
-from fletching_server.replaying.trace import Trace, read_trace
+from fletching_server.replaying.trace import Trace, read_trace, trace_of
 
-__all__ = ["Costs", "KeysOutcome", "Outcome", "Plan", "Trace", "read_trace", "replay", "replay_keys"]
+__all__ = ["Costs", "KeysOutcome", "Outcome", "Plan", "Trace", "read_trace", "replay", "replay_keys", "trace_of"]

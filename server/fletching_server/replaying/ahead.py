@@ -199,6 +199,7 @@ class Ahead:
         self._pairs_mean.learn((raw, key in self._touched) for key, raw in self._pairs)
         self._predictions, self._pairs, self._touched = [], [], set()
         self.judge.session_ended()
+        self._memory.policy.day_ended()
         self._demand += _LEARNED * (self._today - self._demand) if self._demand else self._today
         self._today = self._spent = 0.0
 
@@ -233,7 +234,7 @@ class Ahead:
         """Return the seconds that are expected to be lost today on what leaves memory for *size* bytes."""
         policy = self._memory.policy
         excess = self._memory.used + size - self._memory.max_bytes
-        return policy.loss(policy.victims(excess, ()), policy.day) if excess > 0 else 0.0
+        return policy.loss(policy.victims(excess, ())) if excess > 0 else 0.0
 
     def _work(self, key: str, size: int, *, to_memory: bool) -> tuple[float, float, bool]:
         """Return the background seconds it takes, the seconds it saves, and whether upstream is asked."""
