@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ class LogFile:
     kind: str
     level: int
     first: int
+    id: str
 
     @property
     def size(self) -> int:
@@ -63,6 +65,7 @@ class AccessFiles:
 
     root: Path
     _told: set[Path] = field(default_factory=set)
+    _numbers: Iterator[int] = field(default_factory=count)  # so that files that begin at one instant are in order
 
     # Looking
 
@@ -78,8 +81,8 @@ class AccessFiles:
         """Return the files of *day*, in the order of their first events."""
         with suppress(FileNotFoundError):
             found = [(path, _NAME.fullmatch(path.name)) for path in self._folder(day).iterdir()]
-            files = [LogFile(path, name[1], int(name[2]), int(name[3])) for path, name in found if name]
-            return sorted(files, key=lambda file: (file.first, file.path.name))
+            files = [LogFile(path, name[1], int(name[2]), int(name[3]), name[4]) for path, name in found if name]
+            return sorted(files, key=lambda file: (file.first, file.id, file.level))
         return []
 
     def bytes(self) -> int:
@@ -93,29 +96,30 @@ class AccessFiles:
 
     def write(self, day: date, kind: str, rows: pa.Table, first: int) -> None:
         """Add *rows* to *day*, the first of them with the number *first*; join files that have become many."""
-        self._publish(day, kind, 0, first, rows.to_batches())
+        self._publish(day, kind, 0, first, f"{next(self._numbers):08x}{uuid.uuid4().hex[:8]}", rows.to_batches())
         level = 0
-        while len(files := [file for file in self.files(day) if (file.kind, file.level) == (kind, level)]) >= MANY:
-            self._join(day, files, level + 1)
+        while sum((file.kind, file.level) == (kind, level) for file in self.files(day)) >= MANY:
+            self._join(day, kind, level)
             level += 1
 
     def close_day(self, day: date) -> None:
         """Join what *day* has into one file of each kind."""
         for kind in KINDS:
-            files = [file for file in self.files(day) if file.kind == kind]
-            if len(files) > 1:
-                self._join(day, files, max(file.level for file in files) + 1)
+            if sum(file.kind == kind for file in self.files(day)) > 1:
+                self._join(day, kind)
 
-    def _join(self, day: date, files: Sequence[LogFile], level: int) -> None:
-        kind = files[0].kind
+    def _join(self, day: date, kind: str, level: int | None = None) -> None:
+        """Join the files of *level* (None: of all), and remove those whose rows another has."""
         with ExitStack() as opened:
-            readable = self._opened(files, opened)
-            if len(readable) > 1:
-                rows = (batch for file, parquet in readable for batch in self._batches(file, parquet, KINDS[kind].names))
-                replaced = [file for file, _ in readable]
-                self._publish(day, kind, level, files[0].first, rows, replaced)
-                for file in replaced:
-                    disk.let_go(file.path, Removal.RETIRE)
+            live, replaced = self._live(day, kind, opened)
+            chosen = [(file, parquet) for file, parquet in live if level in {None, file.level}]
+            if len(chosen) > 1:
+                rows = (batch for file, parquet in chosen for batch in self._batches(file, parquet, KINDS[kind].names))
+                first, above = chosen[0][0], max(file.level for file, _ in chosen) + 1
+                self._publish(day, kind, above, first.first, first.id, rows, [file for file, _ in chosen])
+                replaced += [file for file, _ in chosen]
+            for file in replaced:
+                disk.let_go(file.path, Removal.RETIRE)
 
     def _publish(
         self,
@@ -123,10 +127,11 @@ class AccessFiles:
         kind: str,
         level: int,
         first: int,
+        file_id: str,
         batches: Sequence[pa.RecordBatch] | Iterator[pa.RecordBatch],
         replaced: Sequence[LogFile] = (),
     ) -> None:
-        path = self._folder(day) / f"{kind}-{level}-{first:016}-{uuid.uuid4().hex[:12]}.parquet"
+        path = self._folder(day) / f"{kind}-{level}-{first:016}-{file_id}.parquet"
         facts = {_FORMAT_KEY: str(FORMAT), _REPLACES_KEY: json.dumps([file.path.name for file in replaced])}
         with disk.creating(path, sync=False, purpose=Purpose.ACCESS) as file:
             options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
@@ -140,18 +145,20 @@ class AccessFiles:
     def read(self, day: date, kind: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the rows of *day* with *columns* (None: all), nearly in the order in which they were written."""
         with ExitStack() as opened:
-            for file, parquet in self._live(day, kind, opened):
+            live, _ = self._live(day, kind, opened)
+            for file, parquet in live:
                 yield from self._batches(file, parquet, columns or KINDS[kind].names)
 
-    def _live(self, day: date, kind: str, opened: ExitStack) -> list[tuple[LogFile, pq.ParquetFile]]:
-        """Return the files of *day*, opened at one moment, without those that another replaces."""
+    def _live(self, day: date, kind: str, opened: ExitStack) -> tuple[list[tuple[LogFile, pq.ParquetFile]], list[LogFile]]:
+        """Return the files of *day*, opened at one moment, and apart from them those that another of them replaces."""
         for _ in range(_TRIES):
             files = [file for file in self.files(day) if file.kind == kind]
             found = self._opened(files, opened)
             if all(file.path.exists() for file in files):  # else some were joined between looking and opening
                 break
-        replaced = {name for _, parquet in found for name in json.loads(_facts(parquet).get(_REPLACES_KEY, b"[]"))}
-        return [(file, parquet) for file, parquet in found if file.path.name not in replaced]
+        gone = {name for _, parquet in found for name in json.loads(_facts(parquet).get(_REPLACES_KEY, b"[]"))}
+        live = [(file, parquet) for file, parquet in found if file.path.name not in gone]
+        return live, [file for file, _ in found if file.path.name in gone]
 
     def _opened(self, files: Sequence[LogFile], opened: ExitStack) -> list[tuple[LogFile, pq.ParquetFile]]:
         found = []

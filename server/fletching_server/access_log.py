@@ -25,7 +25,7 @@ from fletching_server.access_files import AccessFiles
 from fletching_server.access_table import EVENTS, GROUPS, microseconds, to_events, to_table
 from fletching_server.background import Background
 from fletching_server.clock import Clock
-from fletching_server.noting import Noted, Parts, Queue, event_of, members_of, thinned
+from fletching_server.noting import Fields, Noted, Parts, Queue, event_of, members_of, thinned
 from fletching_server.principals import Principals
 from fletching_server.settings import Settings
 from fletching_server.stats import Stats
@@ -68,9 +68,10 @@ class AccessLog:
         self._draining = RLock()  # held for I/O, but only by those who want the log itself
         self._work = Background("access-log", self._worked, self._seconds)
 
-    def again(self, noted: Noted, principal: str) -> None:
-        """Take down that the very answer of *noted* went out once more, to *principal*."""
+    def again(self, fields: Fields, principal: str) -> None:
+        """Take down that the very answer of an earlier read, as it was noted, went out once more, to *principal*."""
         if self.queue is not None:
+            noted = Noted._make(fields)
             self.queue.note(noted._replace(at=self._clock.now(), principal=principal, upstream_calls=0, milliseconds=0.0))
 
     # Draining: in the background
@@ -227,7 +228,7 @@ class AccessLog:
 
     def facts(self) -> dict[str, int]:
         """Return what the log takes on disk, and how many reads wait to be written."""
-        return {"access_log_bytes": self.files.bytes(), "access_log_waiting": len(self.queue or ())}
+        return {"access_log_bytes": self.files.bytes(), "access_log_waiting": len(self.queue.waiting) if self.queue else 0}
 
 
 def _day(at: float) -> date:

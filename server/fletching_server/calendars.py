@@ -116,6 +116,10 @@ class Calendar:
         """How many sessions lie before each day, from the first session to the day after the last: a table, not a search."""
         return self.days.searchsorted(np.arange(self._numbers[0], self._numbers[-1] + 2))
 
+    def ordinal(self, day: int) -> int:
+        """Return how many sessions there are up to *day*."""
+        return bisect_right(self._numbers, day)
+
     def at_or_after(self, days: Numbers) -> Days:
         """Return the ordinal of the first session at or after each day; one past the last where there is none."""
         return np.asarray(self._ordinals[(days - self._numbers[0]).clip(0, len(self._ordinals) - 1)])

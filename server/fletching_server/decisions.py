@@ -68,14 +68,15 @@ class Offer:
 
 @dataclass(frozen=True)
 class Decision:
-    """An offer, and why it is not taken: an empty text where it is."""
+    """An offer, the rule it was judged by, and why it is not taken: an empty text where it is."""
 
     offer: Offer
+    rule: Rule
     against: str = ""
 
-    def told(self, rule: Rule) -> dict[str, Any]:
+    def told(self) -> dict[str, Any]:
         """Return the numbers, for programs."""
-        offer, candidate = self.offer, self.offer.candidate
+        offer, candidate, rule = self.offer, self.offer.candidate, self.rule
         request = offer.task.request
         return {
             "what": offer.task.name,
@@ -100,9 +101,9 @@ class Decision:
             "against": self.against,
         }
 
-    def words(self, rule: Rule) -> str:
+    def words(self) -> str:
         """Return the numbers, for people."""
-        offer, candidate = self.offer, self.offer.candidate
+        offer, candidate, rule = self.offer, self.offer.candidate, self.rule
         kind = "load" if offer.task.memory else "fetch"
         calls = f"{offer.calls:,} upstream calls, " if offer.calls else ""
         victims = f", {len(offer.leaving)} files leave for it ({', '.join(offer.leaving[:3])})" if offer.leaving else ""
@@ -120,16 +121,23 @@ class Decision:
 
 def decided(
     offers: Iterable[Offer],
-    rule: Rule,
+    rule: Callable[[bool], Rule],
     allowance: Allowance,
     *,
     is_off: Callable[[str], bool],
     is_withheld: Callable[[Offer], bool],
     rests: Callable[[Offer], str],
 ) -> list[Decision]:
-    """Return what is done, the most seconds saved per byte first, and after it what is not, with the reason."""
+    """Return what is done, the most seconds saved per byte first, and after it what is not, with the reason.
+
+    *rule* is that for memory (True) or for the disk alone.
+    """
     ordered = sorted(offers, key=lambda offer: (-offer.candidate.gain / max(offer.bytes, 1), offer.task.name))
-    found = [Decision(offer, _against(offer, rule, allowance, is_off, is_withheld, rests)) for offer in ordered]
+    rules = [rule(offer.task.memory) for offer in ordered]
+    found = [
+        Decision(offer, judged_by, _against(offer, judged_by, allowance, is_off, is_withheld, rests))
+        for offer, judged_by in zip(ordered, rules, strict=True)
+    ]
     return [*(each for each in found if not each.against), *(each for each in found if each.against)]
 
 

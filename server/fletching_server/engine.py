@@ -29,6 +29,7 @@ from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
 from fletching_server.compaction import Compaction
 from fletching_server.compactor import Compactor
+from fletching_server.density import DensityPolicy
 from fletching_server.desk import Desk
 from fletching_server.evidence import Evidence
 from fletching_server.fills import Fills
@@ -47,6 +48,7 @@ from fletching_server.reads import Reads
 from fletching_server.records import Records
 from fletching_server.repair import Repairs
 from fletching_server.rooms import RING_SHARE
+from fletching_server.runs import Runs
 from fletching_server.scrubber import REST_SECONDS as SCRUB_REST_SECONDS
 from fletching_server.scrubber import Scrubber
 from fletching_server.settings import CalendarSettings, FreshnessSettings, Settings
@@ -69,7 +71,7 @@ log = structlog.get_logger(__name__)
 Verb = Callable[[Mapping[str, Any]], dict[str, Any] | pa.Table]
 
 _MOST_DAYS: Final = 1e6
-POLICIES: Final[Mapping[str, Callable[[int], Policy]]] = {"lru": lambda _: LruPolicy()}  # by what may be held
+POLICIES: Final[Mapping[str, Callable[[int], Policy]]] = {"density": DensityPolicy, "lru": lambda _: LruPolicy()}
 
 _RANGE: Final = frozenset({"dataset", "symbols", "start", "end"})
 _READ: Final = frozenset(ReadRequest.__dataclass_fields__)
@@ -133,6 +135,7 @@ class Engine:
         opened.callback(self._calls.close)
         self.tracking = tracking = Tracking(clock)
         self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses, self.access.queue, tracking)
+        self._reads.run_length = Runs(clock)
         opened.callback(self._reads.close)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self._warming = Warming(store, hot, cold, self._reads, desk, clock, uses, tracking)
@@ -163,6 +166,7 @@ class Engine:
         self._evicting = Background("quota", self.quota.work, FIRST_SECONDS, LULL_SECONDS)
         self._scrubbing = Background("scrubber", self.scrubber.work, SCRUB_REST_SECONDS)
         self.scrubber.pause = self._scrubbing.closing.wait
+        self.hot_list = HotList(store, self.hot, self.cold, Notes(settings.store / "hot.json"))
         if starts:
             self.access.start()
             self.access.listeners.append(self.warmer.hear)
@@ -179,7 +183,6 @@ class Engine:
 
     def _keep_hot_list(self, opened: ExitStack) -> None:
         """Bring back into memory what lay there, and note what does."""
-        self.hot_list = HotList(self.store, self.hot, self.cold, Notes(self.settings.store / "hot.json"))
         restoring = Background("hot list", self.hot_list.work, 0.0)
         self.hot_list.closing = restoring.closing
         opened.callback(self.hot_list.save)
@@ -258,7 +261,9 @@ class Engine:
             Action.COVERAGE: lambda body: self._inspection.coverage(_request(body, _RANGE)),
             Action.EXPLAIN: lambda body: self._explain(_asked(body, _READ)),
             Action.STATS: _bare(self._figures),
-            Action.HEALTH: _bare(lambda: self._inspection.health() | {"planes": self.planes} | self._troubles()),
+            Action.HEALTH: _bare(
+                lambda: self._inspection.health() | {"planes": self.planes, "memory": self.hot.ranking()} | self._troubles()
+            ),
             Action.EVICT: self._evict,
             Action.WARM: self._warm,
             Action.INVALIDATE: lambda body: self._invalidate(_request(body, _RANGE)),

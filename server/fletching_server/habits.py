@@ -22,9 +22,10 @@ from fletching_server.predictor import Predictor, RelativeKey
 from fletching_server.sweeps import RunDetector, ahead
 from fletching_server.worth import WEIGHTS
 
+HABITS, RUNS, TOGETHER = "habits", "runs", "together"  # who says that something is expected
 _MOST_SHAPES: Final = 20_000
 _RUN_CHANCE: Final = 0.9  # that a reader who has come session by session goes on
-_LEAST_FOLLOWING: Final = 0.2  # chance from which on it is told what is asked for together
+_PARTNERS: Final = 8  # that are looked at after each read
 
 
 class Shape(NamedTuple):
@@ -60,11 +61,14 @@ class Habits:
     agenda: Agenda
     predictor: Predictor = field(init=False)
     calibration: Calibration = field(default_factory=Calibration)
-    coaccess: CoAccess = field(default_factory=CoAccess)
+    together: CoAccess = field(default_factory=CoAccess)
+    across: CoAccess = field(default_factory=CoAccess)  # sessions of a group, by who was new to it
+    pairs: Calibration = field(default_factory=Calibration)  # what a chance of being asked for together has meant
     runs: RunDetector = field(default_factory=RunDetector)
     shapes: OrderedDict[tuple[str, str], Shape] = field(default_factory=OrderedDict)
-    _said: dict[Moment, dict[RelativeKey, float]] = field(default_factory=dict)
-    _seen: dict[Moment, set[RelativeKey]] = field(default_factory=dict)
+    _said: dict[int, dict[RelativeKey, float]] = field(default_factory=dict)
+    _seen: dict[int, set[RelativeKey]] = field(default_factory=dict)
+    _paired: list[tuple[int, RelativeKey, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.predictor = Predictor(self.agenda)
@@ -78,17 +82,26 @@ class Habits:
             return []
         moment, weight = self.agenda.moment(event.at), WEIGHTS.get(event.profile, 1.0)
         self._take_shape(event, moment.session, table=table)
+        newly = not self.predictor.knows(event.principal, key)
         self.predictor.note(event.principal, moment, key, weight)
-        self._seen.setdefault(moment, set()).add(key)
-        found = [*self._running(event, key, moment)]
-        if self.coaccess.note(event.principal, event.at, key):
-            following = self.coaccess.following(key)
-            found += [
-                Wanted(other, moment, (moment.slot,), chance, weight, "coaccess")
-                for other, chance in following
-                if chance >= _LEAST_FOLLOWING
-            ]
-        return found
+        self._seen.setdefault(moment.session, set()).add(key)
+        following = self.together.following(key) if self.together.note(event.principal, event.at, key) else []
+        if newly and key.offset is not None:
+            following += self._other_sessions(event, key)
+        return [*self._running(event, key, moment), *self._paired_with(following, moment, weight)]
+
+    def _other_sessions(self, event: AccessEvent, key: RelativeKey) -> list[tuple[RelativeKey, float]]:
+        """Return the sessions that others who were new to a group asked for next: this reader is new to this one."""
+        shape = key._replace(bucket=ALL)
+        if not self.across.note(f"{event.principal}/{key.bucket}", event.at, shape):
+            return []
+        return [(key._replace(offset=other.offset), chance) for other, chance in self.across.following(shape)]
+
+    def _paired_with(self, following: Sequence[tuple[RelativeKey, float]], moment: Moment, weight: float) -> Iterator[Wanted]:
+        for other, raw in following[:_PARTNERS]:
+            if other not in self._seen[moment.session] and len(self._paired) < _MOST_SHAPES:
+                self._paired.append((moment.session, other, raw))
+            yield Wanted(other, moment, (moment.slot,), self.pairs(raw), weight, TOGETHER)
 
     def key_of(self, event: AccessEvent, *, table: bool = False) -> RelativeKey | None:
         """Return what *event* asked for, told from its own session; None where it says nothing about other days."""
@@ -114,13 +127,12 @@ class Habits:
     def _running(self, event: AccessEvent, key: RelativeKey, moment: Moment) -> Iterator[Wanted]:
         if key.offset is None or event.last is None:
             return
-        reader = f"{event.principal} {moment.session}"  # who comes a session further each day is no run
-        steps = self.runs.note(reader, event.dataset, event.group, self.agenda.number(event.last))
+        steps = self.runs.note(event.principal, event.dataset, event.group, self.agenda.number(event.last), event.at)
         for step in range(1, ahead(steps) + 1):
             offset = key.offset + step
             if offset <= 0:
                 yield Wanted(
-                    key._replace(offset=offset), moment, (moment.slot,), _RUN_CHANCE, WEIGHTS.get(event.profile, 1.0), "runs"
+                    key._replace(offset=offset), moment, (moment.slot,), _RUN_CHANCE, WEIGHTS.get(event.profile, 1.0), RUNS
                 )
 
     # Expecting
@@ -131,31 +143,36 @@ class Habits:
         for found in self.predictor.expected(session, slots):
             shape = self.shapes.get((found.key.dataset, found.key.bucket))
             if shape is not None and shape.rolls:
-                yield Wanted(found.key, moment, tuple(slots), self.calibration(found.chance), found.weight, "slots")
+                yield Wanted(found.key, moment, tuple(slots), self.calibration(found.chance), found.weight, HABITS)
 
     def because(self, wanted: Wanted) -> str:
         """Return, in words and counts, what speaks for *wanted*."""
-        if wanted.arm != "slots":
-            return {"runs": "read session by session", "coaccess": "asked for together with what was just read"}[wanted.arm]
+        if wanted.arm != HABITS:
+            return {RUNS: "read session by session", TOGETHER: "asked for together with what was just read"}[wanted.arm]
         told = self.predictor.because(wanted.key, wanted.moment.session, wanted.slots)
         words = "; ".join(str(one) for one in told[:3])
         return words + (f" and {len(told) - 3} more" if len(told) > 3 else "")
 
-    def say(self, moment: Moment) -> None:
-        """Remember what is predicted for *moment*, so that it can be held against what comes; only the first time counts."""
-        if moment not in self._said:
-            self._said[moment] = {each.key: each.chance for each in self.predictor.expected(moment.session, (moment.slot,))}
+    def say(self, session: int) -> None:
+        """Remember what is predicted for *session*, so that it can be held against what comes; only the first time counts."""
+        if session not in self._said:
+            self._said[session] = {each.key: each.chance for each in self.predictor.expected(session)}
 
-    def came(self, now: Moment) -> list[tuple[float, float, bool]]:
-        """Return, of every moment before *now* that something was predicted for: chance, calibrated chance, whether it came."""
+    def came(self, now: int) -> list[tuple[float, bool]]:
+        """Return, of every session before *now* that something was predicted for: the calibrated chance, and whether it came."""
         outcomes = []
-        for moment in [moment for moment in self._said if moment < now]:
-            seen = self._seen.get(moment, set())
-            outcomes += [(chance, self.calibration(chance), key in seen) for key, chance in self._said.pop(moment).items()]
-        for moment in [moment for moment in self._seen if moment < now]:
-            del self._seen[moment]
-        self.calibration.learn((chance, came) for chance, _, came in outcomes)
-        return outcomes
+        for session in [session for session in self._said if session < now]:
+            seen = self._seen.get(session, set())
+            outcomes += [(chance, key in seen) for key, chance in self._said.pop(session).items()]
+        over = [(raw, key in self._seen.get(session, ())) for session, key, raw in self._paired if session < now]
+        self._paired = [each for each in self._paired if each[0] >= now]
+        for session in [session for session in self._seen if session < now]:
+            del self._seen[session]
+        told = [(self.calibration(chance), came) for chance, came in outcomes]
+        for calibration, learned in ((self.calibration, outcomes), (self.pairs, over)):
+            if learned:
+                calibration.learn(learned)
+        return told
 
     # From what is expected to a read
 

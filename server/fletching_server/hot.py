@@ -288,7 +288,11 @@ class HotTier:
             lineages = tuple(self._entries[key].lineage for key in victims)
             loss = getattr(self._policy, "loss", None)  # of a policy that knows chances; the others are taken at their word
             told = [self._policy.told(key) for key in victims]
-            seconds = loss(victims, 1.0) if loss else sum(each.get("refill_seconds", 0.0) for each in told)
+            seconds = (
+                loss(victims, getattr(self._policy, "day", 1.0))
+                if loss
+                else sum(each.get("refill_seconds", 0.0) for each in told)
+            )
             return Leaving(lineages, seconds, sum(self._entries[key].cost for key in victims) >= excess)
 
     def has_room(self, size: int) -> bool:
@@ -302,6 +306,11 @@ class HotTier:
         return bool(self._loading)
 
     # Looking
+
+    def ranking(self) -> dict[str, object]:
+        """Return which ranking decides what leaves, and what each would have saved lately where there are several."""
+        with self._lock:
+            return self._policy.facts()
 
     def facts(self) -> dict[str, int]:
         """Return bytes held, reserved and leased, the budget, and how many entries, leases and evictions there are."""
@@ -349,10 +358,11 @@ class HotTier:
             self._counts["hot_ring_hits"] += 1
             if not ring:
                 self._move(item, entry, chance)
-        lease = self._lease(item.key, entry)
+        entry.leases += 1
         if entry.warmed and chance is None:
-            lease.warmed, entry.warmed = True, False
-        return lease
+            entry.warmed = False
+            return Lease(self, item.key, entry.image, warmed=True)
+        return Lease(self, item.key, entry.image)
 
     def _insert(self, item: Item, image: Image, room: Room, chance: float | None = None) -> Lease | None:
         entry = self._entries.get(item.key)

@@ -102,14 +102,15 @@ class Learning:
         since = self._clock.now().date() - timedelta(days=LEARNED_DAYS)
         count, began = 0, self._clock.monotonic()
         for event in self._access.events(since):
-            self._note(event)
+            self._note(event, past=True)
             count += 1
             if count % _AT_ONCE == 0 and closing.wait(0.001):
                 return
         if count:
             log.info("habits learned from the access log", reads=count, seconds=round(self._clock.monotonic() - began, 2))
 
-    def _note(self, event: AccessEvent) -> list[tuple[Mic, Wanted]]:
+    def _note(self, event: AccessEvent, *, past: bool = False) -> list[tuple[Mic, Wanted]]:
+        """Learn from one read; from one of the *past* also what was predicted then, and came or not."""
         state = self._store.catalogue.state(event.dataset)
         if state is None:
             return []
@@ -117,6 +118,10 @@ class Learning:
         habits = self.habits.get(mic)
         if habits is None:
             habits = self.habits[mic] = Habits(self._agenda(mic))
+        if past:
+            session = habits.agenda.present(event.at)
+            habits.came(session)
+            habits.say(session)
         return [(mic, wanted) for wanted in habits.note(event, table=state.is_table)]
 
     def members(self, group: str) -> tuple[str, ...]:

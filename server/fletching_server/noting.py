@@ -17,83 +17,85 @@ from fletching_server.plan import Plan
 from fletching_server.snapshot import StoredFile
 
 MOST_WAITING: Final = 65_536  # reads, about half a kilobyte each where their plans are kept; else kilobytes
-_NOBODY: Final = ReadRequest("nothing")
-made: Final = tuple.__new__  # a named tuple of a tuple, in a third of the time that calling the class takes
+_made: Final = tuple.__new__  # as Noted._make does, which takes thrice the time
+_NOTHING: Final = ReadRequest("nothing")
 
 
 class Noted(NamedTuple):
     """One read that has ended.
 
-    ``demand`` is what somebody asked, and ``asked`` what was read for it, as a filter narrows it; both None where they are what
-    a kept plan was made for: with thousands of reads waiting, requests that are not reused at once cost more than all else.
-    ``cold`` are the keys of files that did not lie in memory; ``warmed`` is by file, empty where none was. Segments after the
-    generation ``began`` were fetched for it (None: nothing was).
+    ``asked`` is what somebody asked, and what was read for it, as a filter narrows it; None where both are what a kept plan was
+    made for: with thousands of reads waiting, requests that are not reused at once cost more than all else. ``cold`` are the
+    keys of files that did not lie in memory; ``warmed`` is by file, empty where none was. Segments after the generation
+    ``began`` were fetched for it (None: nothing was).
     """
 
     at: datetime
     principal: str
-    demand: ReadRequest | None
-    asked: ReadRequest | None
+    asked: tuple[ReadRequest, ReadRequest] | None
     plan: Plan
-    cold: tuple[str, ...] = ()
-    upstream_calls: int = 0
-    rows: int = 0
-    bytes: int = 0
-    milliseconds: float = 0.0
-    began: int | None = None
-    warmed: Sequence[bool] = ()
-    part: PartRequest | None = None
+    cold: tuple[str, ...]
+    upstream_calls: int
+    rows: int
+    bytes: int
+    milliseconds: float
+    began: int | None
+    warmed: Sequence[bool]
+    part: PartRequest | None
+
+
+# The same as a plain tuple: what the read path makes of it, as a named one takes thrice the time.
+Fields = tuple[Any, ...]
 
 
 class Queue:
     """The reads that have ended and wait to be told, within a bound. In the read path, so there is no lock and little else.
 
-    Threads that note at the same time may make the bound a little wrong, and the count of those left out.
+    Reads whose plans are kept may be put into ``waiting`` as they are, up to ``MOST_WAITING``. Threads that note at the same
+    time may make the bound a little wrong, and the count of those left out.
     """
 
-    __slots__ = ("_left_out", "_pending", "_weight")
+    __slots__ = ("_left_out", "_weight", "waiting")
 
     def __init__(self) -> None:
-        self._pending: deque[Noted] = deque()
+        self.waiting: deque[Fields] = deque()
         self._weight = self._left_out = 0
 
-    def note(self, noted: Noted) -> None:
-        """Take down *noted*."""
-        if noted.plan.lasting:  # it lies somewhere else, too
-            if len(self._pending) < MOST_WAITING:
-                self._pending.append(noted)
-                return
-        elif (weight := self._weight + _weight(noted)) < MOST_WAITING:
+    def note(self, fields: Fields) -> None:
+        """Take down the read that *fields* are of, if there is room for it."""
+        weight = self._weight + _weight(Noted._make(fields))
+        if max(weight, len(self.waiting)) < MOST_WAITING:
             self._weight = weight
-            self._pending.append(noted)
-            return
-        self._left_out += 1
+            self.waiting.append(fields)
+        else:
+            self._left_out += 1
 
     def taken(self) -> tuple[list[Noted], int]:
         """Return what waits, in order, and how many were left out since the last time."""
         left_out, self._left_out, self._weight = self._left_out, 0, 0
-        return [self._pending.popleft() for _ in range(len(self._pending))], left_out
-
-    def __len__(self) -> int:
-        return len(self._pending)
+        return [_made(Noted, self.waiting.popleft()) for _ in range(len(self.waiting))], left_out
 
 
 def _weight(noted: Noted) -> int:
-    """Return what it takes in memory, in kilobytes, about."""
-    return 1 + (len(noted.plan.symbols) >> 4) + (len(noted.plan.files) >> 4)
+    """Return what it takes in memory, in kilobytes, about; a plan that is kept lies somewhere else, too."""
+    return 0 if noted.plan.lasting else 1 + (len(noted.plan.symbols) >> 4) + (len(noted.plan.files) >> 4)
 
 
 def members_of(noted: Noted) -> tuple[str, ...] | None:
     """Return the symbols that were asked for; None: all."""
-    asked = noted.asked or noted.plan.asked
-    return noted.plan.symbols if asked is None or asked.symbols is not None else None
+    return None if _requests(noted)[1].symbols is None else noted.plan.symbols
+
+
+def _requests(noted: Noted) -> tuple[ReadRequest, ReadRequest]:
+    """Return what somebody asked, and what was read for it."""
+    kept = noted.plan.asked or _NOTHING
+    return noted.asked or (kept, kept)
 
 
 def event_of(noted: Noted, request_id: str, principal: str, repeats: int = 0) -> AccessEvent:
     """Return *noted*, worked out, as the read of *principal*."""
     plan = noted.plan
-    asked = noted.asked or plan.asked or _NOBODY
-    demand = noted.demand or asked
+    demand, asked = _requests(noted)
     window, symbols = plan.window, members_of(noted)
     return AccessEvent(
         at=noted.at.timestamp(),
@@ -166,7 +168,7 @@ def _mark(noted: Noted) -> Any:
     """Return what reads alike have in common: the kept plan itself, or what another one was made for."""
     if noted.asked is None and not noted.warmed:
         return noted.principal, id(noted.plan), noted.cold, noted.upstream_calls
-    alike = (noted.asked, noted.demand, noted.plan.files, noted.cold, tuple(noted.warmed), noted.upstream_calls)
+    alike = (noted.asked, noted.plan.files, noted.cold, tuple(noted.warmed), noted.upstream_calls)
     return noted.principal, *alike
 
 

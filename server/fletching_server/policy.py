@@ -87,13 +87,14 @@ class LruPolicy:
 
     def touch(self, item: Item) -> None:
         """Note one use of *item*, held or not."""
-        self._uses[item.lineage] = self._uses.get(item.lineage, 0) + 1
-        self._uses.move_to_end(item.lineage)
-        if len(self._uses) > GHOSTS + len(self._held):
-            self._uses.popitem(last=False)
-        if item.key in self._held:
-            self._held[item.key] = item
-            self._held.move_to_end(item.key)
+        key, lineage, uses, held = item.key, item.lineage, self._uses, self._held
+        uses[lineage] = uses.get(lineage, 0) + 1
+        uses.move_to_end(lineage)
+        if len(uses) > GHOSTS + len(held):
+            uses.popitem(last=False)
+        if key in held:
+            held[key] = item
+            held.move_to_end(key)
 
     def admit(self, item: Item, chance: float | None = None) -> None:
         """Note that *item* is held from now on, as if it were used now; the *chance* that it will be does not matter."""

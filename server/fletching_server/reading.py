@@ -1,4 +1,4 @@
-"""One read under way: what it found out so far, and what is noted of it when it has ended."""
+"""One read under way: what it found out so far."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 from fletching_schemas import PartRequest, ReadInfo, ReadRequest
 from fletching_schemas.errors import Error
 from fletching_server.gaps import Gaps, unknown
-from fletching_server.noting import Noted, made
+from fletching_server.noting import Fields
 from fletching_server.plan import Plan
 from fletching_server.progress import Progress
 from fletching_server.snapshot import DatasetState
@@ -34,7 +34,7 @@ class Reading:
     warmed: tuple[bool, ...] = ()  # by file, where some were there because somebody was expected to ask
     early: bool = False  # nobody asked yet: somebody is expected to
     fetched_rows: int = 0
-    noted: Noted | None = None  # once it has ended
+    noted: Fields | None = None  # once it has ended
     awaited: Callable[[], None] | None = None  # lets what arrived for it be evicted again
 
     def left(self, plan: Plan, state: DatasetState) -> Gaps:
@@ -44,28 +44,3 @@ class Reading:
         """
         gaps = unknown(plan.gaps, state, plan.calendar) if self.filled else plan.gaps
         return {symbol: runs for symbol, runs in gaps.items() if symbol not in self.failed} if self.failed else gaps
-
-    def ended(self, request: ReadRequest, plan: Plan) -> Noted:
-        """Return what is noted of it; nothing of that refers to an image, which would stay in memory."""
-        info, demand = self.info, self.demand
-        plain = plan.lasting and demand is request
-        noted: Noted = made(
-            Noted,
-            (
-                self.at,
-                self.principal,
-                None if plain else demand,
-                None if plain else request,
-                plan,
-                tuple(self.cold),
-                info.upstream_calls,
-                info.rows,
-                info.bytes,
-                info.milliseconds,
-                self.began,
-                self.warmed,
-                self.part,
-            ),
-        )
-        self.noted = noted
-        return noted

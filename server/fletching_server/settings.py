@@ -62,7 +62,10 @@ class Settings(BaseSettings):
     memory: ByteSize = Field(
         ByteSize(512 << 20), description="Budget of the hot tier in bytes owned, such as 4GiB; loads and leases count."
     )
-    policy: Literal["lru"] = Field("lru", description="What leaves memory first: `lru`, what was used longest ago.")
+    policy: Literal["density", "lru"] = Field(
+        "density",
+        description="What leaves memory first: `density`, what saves least waiting per byte; `lru`, what was used longest ago.",
+    )
     hot_list: bool = Field(True, description="After a start, bring back into memory what lay there before, in the background.")
     query_memory: ByteSize = Field(ByteSize(1 << 30), description="What DuckDB may use to read Parquet, beside `memory`.")
     threads: int = Field(0, ge=0, description="Threads of DuckDB; 0: one per core.")

@@ -22,7 +22,7 @@ from fletching_server.spans import Days
 log = structlog.get_logger(__name__)
 
 MOST_MARKS: Final = 4096  # of one dataset; the oldest are forgotten as if nobody had come
-ARMS: Final = ("slots", "runs", "coaccess", "explicit")
+ARMS: Final = ("habits", "runs", "together", "explicit")
 
 
 @dataclass(eq=False)
@@ -70,7 +70,7 @@ class Tracking:
 
     clock: Clock
     judge: Judge = field(default_factory=Judge)
-    _marks: dict[str, list[Mark]] = field(default_factory=dict)
+    marks: dict[str, list[Mark]] = field(default_factory=dict)
     _withheld: dict[tuple[str, str], str] = field(default_factory=dict)
     _reads: _Reads = field(default_factory=_Reads)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -80,8 +80,8 @@ class Tracking:
     def begin(self, mark: Mark) -> None:
         """Put *mark* up: somebody works on it."""
         with self._lock:
-            marks = self._marks.get(mark.dataset, [])
-            self._marks[mark.dataset] = [*marks[1 - MOST_MARKS :], mark]
+            marks = self.marks.get(mark.dataset, [])
+            self.marks[mark.dataset] = [*marks[1 - MOST_MARKS :], mark]
 
     def done(self, mark: Mark, fill_seconds: float, saves: float) -> None:
         """Note that what *mark* is for is ready now; who wanted it meanwhile had to wait."""
@@ -120,7 +120,7 @@ class Tracking:
 
         *in_memory*: all of its files were, *waited*: something was fetched for it.
         """
-        if not (marks := self._marks.get(plan.dataset.name)):
+        if not (marks := self.marks.get(plan.dataset.name)):
             return ()
         met = [mark for mark in marks if mark.met_at is None and mark.touches(plan)]
         if not met:
@@ -157,7 +157,7 @@ class Tracking:
     def expire(self, now: float) -> None:
         """Take away the marks that nobody has met in time."""
         with self._lock:
-            over = [mark for marks in self._marks.values() for mark in marks if mark.until <= now]
+            over = [mark for marks in self.marks.values() for mark in marks if mark.until <= now]
             for mark in over:
                 self.judge.gone(mark.name)
             self._take(over)
@@ -177,11 +177,11 @@ class Tracking:
 
     def _take(self, gone: Sequence[Mark]) -> None:
         for mark in gone:
-            marks = [other for other in self._marks.get(mark.dataset, ()) if other is not mark]
+            marks = [other for other in self.marks.get(mark.dataset, ()) if other is not mark]
             if marks:
-                self._marks[mark.dataset] = marks
+                self.marks[mark.dataset] = marks
             else:
-                self._marks.pop(mark.dataset, None)
+                self.marks.pop(mark.dataset, None)
 
     # Telling
 
@@ -190,7 +190,7 @@ class Tracking:
         with self._lock:
             told = self.judge.figures()
             waited, spared = self._reads.waited, self._reads.spared
-            marks = sum(map(len, self._marks.values()))
+            marks = sum(map(len, self.marks.values()))
         arms, off = told.pop("arms"), told.pop("off")
         found = {f"warm_{name}": value for name, value in told.items() if value is not None}
         found["warm_coverage"] = spared / (spared + waited) if spared + waited else None

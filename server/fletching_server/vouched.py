@@ -13,7 +13,7 @@ from typing import Final
 
 from fletching_schemas import ReadInfo
 from fletching_schemas.local import LASTS_SECONDS
-from fletching_server.noting import Noted
+from fletching_server.noting import Fields
 
 SHARE: Final = 16  # of the hot tier's budget they take at most this part, beside it
 
@@ -24,7 +24,7 @@ class Sent:
 
     frames: bytes
     info: ReadInfo
-    noted: Noted | None
+    noted: Fields | None
     number: int
     until: float
 
@@ -44,7 +44,7 @@ class Vouched:
         return found if found is not None and found.number == number and now < found.until else None
 
     def keep(
-        self, request: bytes, frames: bytes, info: ReadInfo, number: int, asked_at: float, noted: Noted | None = None
+        self, request: bytes, frames: bytes, info: ReadInfo, number: int, asked_at: float, noted: Fields | None = None
     ) -> None:
         """Keep an answer that the store vouches for, asked for at *asked_at* when the board showed *number*, an even one."""
         sent = Sent(frames, info, noted, number, asked_at + LASTS_SECONDS)

@@ -1,10 +1,10 @@
 """The warmer: learns who reads what when, and has it ready before they ask, in the background and within bounds.
 
-It looks at the moments that matter: when the rows of a session can be had, some time before a part of the exchange's day begins,
-when it begins, after a start, and every few minutes. In two steps: what is missing for the rest of this session and for the next
-is fetched to disk early; what is likely read within the hour is brought into memory. Each item by the rule of ``worth``. Between
-items, and between files, it lets people go first; in upstream's turns they do anyway. An upstream that fails rests, longer
-each time; nothing here makes anybody wait, and it may be killed at any moment: what it knows is in the access log.
+It looks at the moments that matter (``schedule``): when the rows of a session can be had, before people come in, before other
+parts of the exchange's day, after a start, and every few minutes. In two steps: what is missing for the next session is fetched
+to disk early; what is likely read today is brought into memory. Each item by the rule of ``worth``. Between items, and between
+files, it lets people go first; in upstream's turns they do anyway. An upstream that fails rests, longer each time; nothing here
+makes anybody wait, and it may be killed at any moment: what it knows is in the access log.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from fletching_server.background import Background
 from fletching_server.clock import Clock
 from fletching_server.decisions import WITHHELD, Decision, Offer, decided, name_of
 from fletching_server.desk import Desk
-from fletching_server.habits import Habits, Wanted
+from fletching_server.habits import RUNS, Habits, Wanted
 from fletching_server.hot import HotTier
 from fletching_server.judging import is_withheld
 from fletching_server.learning import Learning, Mic, Urgent
-from fletching_server.occasions import LOOK_SECONDS, Stretch, far, near, rest_seconds
+from fletching_server.occasions import LOOK_SECONDS, occasions, rest_seconds
 from fletching_server.reads import Reads
 from fletching_server.settings import Settings
 from fletching_server.stats import Stats
 from fletching_server.store import Store
 from fletching_server.tracking import Tracking
 from fletching_server.warming import Task, Warming
-from fletching_server.worth import Rule
+from fletching_server.worth import KAPPA_NIGHT, Rule
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +44,7 @@ FIRST_SECONDS: Final = 5.0  # a start belongs to readers
 LULL_SECONDS: Final = 0.2
 _SOON_SECONDS: Final = 1.0
 _MOST_OFFERS: Final = 500  # per look; a plan for each takes up to some milliseconds
+_MOST_URGENT: Final = 64  # of what reads make likely at once, per look: the newest
 _URGENT_SECONDS: Final = 600.0  # what is likely at once is good for so long
 _YIELD_SECONDS: Final = 0.02
 _MOST_YIELDS: Final = 50  # a second: on a server that never rests the background would never have its turn
@@ -83,7 +84,7 @@ class Warmer:
         self.rule = Rule(min_confidence=settings.min_confidence)
         self._allowance = Allowance(Limits(settings.warm_seconds, settings.warm_calls, int(settings.warm_bytes)))
         self._width, self._held_out = settings.source_calls, settings.warm_held_out
-        self._salt = str(settings.store.name)
+        self._salt, self._logged = settings.store.name, settings.access_log
         self._deciding = threading.Lock()  # the habits are looked at by this thread, and by whoever wants an explanation
         self._resting: dict[str, _Rest] = {}
         self._failed: dict[str, float] = {}  # tasks that failed, and until when they are left alone
@@ -108,7 +109,7 @@ class Warmer:
             due = self._clock.monotonic() >= self._next_look
             if due:
                 self._keep_books()
-            decisions = [*self._decisions(self._urgent(urgent)), *(self._decisions(self._expected()) if due else ())]
+            decisions = [*self._decisions(self._urgent(urgent)), *(self._looked() if due else ())]
         for decision in decisions:
             if decision.against == WITHHELD:
                 self._withhold(decision.offer)
@@ -140,11 +141,10 @@ class Warmer:
         moments = []
         for habits in self._learning.habits.values():
             moment = habits.agenda.moment(at)
-            for chance, calibrated, came in habits.came(moment):
-                del chance
-                self._tracking.predicted(calibrated, self._base_rate(), happened=came)
+            for chance, came in habits.came(moment.session):
+                self._tracking.predicted(chance, self._base_rate(), happened=came)
                 self._base[came] += 1
-            habits.say(moment)
+            habits.say(moment.session)
             moments.append(moment)
         latest = max(moments, default=Moment(0, 0))  # type: ignore[arg-type]
         self._allowance.at(now.date(), latest)
@@ -159,25 +159,32 @@ class Warmer:
     # What is expected
 
     def _expected(self) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
-        """Yield what is expected: for the disk of all that is left of this session and of the next, for memory of the hour."""
+        """Yield what is expected by the looks that are due: what to load for today, what to fetch for the next session."""
         at = self._clock.now().timestamp()
         for mic, habits in self._learning.habits.items():
-            for memory, stretches in ((True, near(habits.agenda, at)), (False, far(habits.agenda, at))):
-                for stretch in stretches:
-                    yield from self._of(mic, habits, stretch, memory=memory)
-
-    @staticmethod
-    def _of(mic: Mic, habits: Habits, stretch: Stretch, *, memory: bool) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
-        for wanted in habits.expected(stretch.session, stretch.slots):
-            yield mic, habits, wanted, stretch.until, memory
+            for session, slots, memory, until in occasions(habits.agenda, at):
+                for wanted in habits.expected(session, slots):
+                    yield mic, habits, wanted, until, memory
 
     def _urgent(self, urgent: list[Urgent]) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
         now = self._clock.now().timestamp()
-        for mic, wanted, at in urgent:
-            if now - at < _URGENT_SECONDS:
-                yield mic, self._learning.habits[mic], wanted, at + _URGENT_SECONDS, True
+        latest = {(mic, wanted.key): (mic, wanted, at) for mic, wanted, at in urgent if now - at < _URGENT_SECONDS}
+        likely = [each for each in latest.values() if not self.rule.hopeless(each[1].chance, each[1].weight)]
+        for mic, wanted, at in likely[-_MOST_URGENT:]:
+            yield mic, self._learning.habits[mic], wanted, at + _URGENT_SECONDS, True
 
     # Deciding
+
+    def _looked(self, *, hopeless: bool = False) -> list[Decision]:
+        """Return the decisions about all that is expected; *hopeless*: also about what is too unlikely to pay, whatever it is."""
+        likely = [
+            each for each in self._expected() if hopeless or not self._rule(each[4]).hopeless(each[2].chance, each[2].weight)
+        ]
+        return self._decisions(iter(likely))
+
+    def _rule(self, memory: bool) -> Rule:
+        """Return the rule; what is only fetched is fetched when nobody is there who could be in its way."""
+        return self.rule if memory else replace(self.rule, kappa=min(self.rule.kappa, KAPPA_NIGHT))
 
     def _decisions(self, expected: Iterator[tuple[Mic, Habits, Wanted, float, bool]]) -> list[Decision]:
         ranked = sorted(expected, key=lambda each: (-each[2].chance * each[2].weight, each[2].key.dataset, each[2].key.bucket))
@@ -190,7 +197,7 @@ class Warmer:
                 offers.setdefault((offer.task.name, memory), offer)  # the likeliest of equal ones
         return decided(
             offers.values(),
-            self.rule,
+            self._rule,
             self._allowance,
             is_off=self._tracking.off,
             is_withheld=self._is_withheld,
@@ -213,7 +220,7 @@ class Warmer:
             return None
         if not (estimate.needs.calls or (memory and estimate.absent_bytes)):
             return None
-        task = Task(name, wanted.arm, request, memory, until, wanted.chance, ring=wanted.arm == "runs")
+        task = Task(name, wanted.arm, request, memory, until, wanted.chance, ring=wanted.arm == RUNS)
         offer = Offer(wanted, task, estimate, habits.because(wanted), self._width)
         return self._weighed(offer) if memory and not task.ring else offer
 
@@ -267,7 +274,7 @@ class Warmer:
 
     def _do(self, offer: Offer) -> None:
         began = self._clock.monotonic()
-        log.info("warming", **Decision(offer).told(self.rule))
+        log.info("warming", **Decision(offer, self._rule(offer.task.memory)).told())
         try:
             done = self._warming.do(offer.task, self._let_people_go_first)
         except SourceError as error:
@@ -321,21 +328,22 @@ class Warmer:
         """Return what would be done now, and why, in words and numbers; nothing is done."""
         with self._deciding:
             self._learning.take(self.background.closing)
-            decisions = self._decisions(self._expected())
+            decisions = self._looked(hopeless=True)
         left = self._allowance.left()
         head = [
             "the warmer is on" if self.on else "the warmer is off (setting warm), and learns nothing",
+            *([] if self._logged else ["the access log is off (setting access_log): there is nothing to learn from"]),
             f"left to this slot {left.seconds:,.0f} s, to this day {left.calls:,} upstream calls and {left.bytes / 1e6:,.0f} MB",
             *(f"upstream {lane or 'none'} rests: {rest.why}" for lane, rest in self._resting.items()),
             *(f"{arm} is switched off" for arm in sorted(self._tracking.judge.off)),
         ]
-        words = [decision.words(self.rule) for decision in decisions] or ["nothing that is expected is missing"]
+        words = [decision.words() for decision in decisions] or ["nothing that is expected is missing"]
         return {
             "on": self.on,
             "at": self._clock.now().isoformat(),
             "known_keys": sum(len(habits.predictor) for habits in self._learning.habits.values()),
             "left": {"seconds": left.seconds, "calls": left.calls, "bytes": left.bytes},
-            "decisions": [decision.told(self.rule) for decision in decisions],
+            "decisions": [decision.told() for decision in decisions],
             "words": [*head, *words],
         }
 

@@ -75,6 +75,7 @@ def told(value: Any) -> Any:
         return value.to_string(show_field_metadata=True, show_schema_metadata=True)
     if isinstance(value, dict):
         different = {"process", "uptime_seconds", "store", "arrow_bytes", "fetch_seconds", "store_seconds"}
+        different |= {"access_log_waiting", "access_log_bytes", "logged_reads", "warm_known_keys", "warm_coverage"}  # by now
         paths = {"files": [{**file, "path": ""} for file in value["files"]]} if isinstance(value.get("files"), list) else {}
         return {name: part for name, part in {**value, **paths}.items() if name not in different and "_ms" not in name}
     return value

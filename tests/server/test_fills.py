@@ -81,10 +81,10 @@ def test_what_landed_between_a_look_and_the_call_is_not_fetched_again(
     fills = engine._reads._fills
     real = fills.close_gaps
 
-    def late(*arguments: Any) -> Any:
+    def late(*arguments: Any, **options: Any) -> Any:
         monkeypatch.setattr(fills, "close_gaps", real)
         read(engine, symbols=SYMBOLS[0], start=MON, end=FRI)  # somebody else's read, from its beginning to its end
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(fills, "close_gaps", late)
     table, info = read_info(engine, symbols=SYMBOLS[0], start=MON, end=date(2026, 11, 10))

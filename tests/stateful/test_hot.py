@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
+from fletching_server.density import DensityPolicy
 from fletching_server.hot import HotTier, Lease
 from fletching_server.image import Image
 from fletching_server.policy import Item, LruPolicy, Policy
@@ -68,6 +69,9 @@ class Watched:
 
     def told(self, key: str) -> dict[str, float]:
         return self.inner.told(key)
+
+    def facts(self) -> dict[str, object]:
+        return self.inner.facts()
 
 
 class HotTierMachine(RuleBasedStateMachine):
@@ -195,5 +199,13 @@ class HotTierMachine(RuleBasedStateMachine):
         assert sorted(lineage for lineage, _ in self.tier.ranked()) == sorted(self.policy.holds)
 
 
+class DensityMachine(HotTierMachine):
+    """The same, with the policy that refuses by itself."""
+
+    def inner(self) -> Policy:
+        return DensityPolicy(MAX_BYTES - RING_BYTES)
+
+
 TestHotTier = HotTierMachine.TestCase
-TestHotTier.settings = settings(max_examples=80, stateful_step_count=40)
+TestHotTierByDensity = DensityMachine.TestCase
+TestHotTier.settings = TestHotTierByDensity.settings = settings(max_examples=80, stateful_step_count=40)

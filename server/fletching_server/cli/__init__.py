@@ -5,6 +5,7 @@ reading   read           looking   coverage, stats, verify
 doctor    doctor         records   calendar, provenance, guard
 loading   import         replaying replay
 keeping   delete, retention, compact, vacuum    warming   warm
+tracing   trace
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ import typer
 from rich.console import Console
 
 from fletching_schemas.errors import Error
-from fletching_server.cli import demo, doctor, keeping, loading, looking, reading, records, replaying, serving, warming
+from fletching_server.cli import (
+    demo,
+    doctor,
+    keeping,
+    loading,
+    looking,
+    reading,
+    records,
+    replaying,
+    serving,
+    tracing,
+    warming,
+)
 
 app = typer.Typer(
     name="fletching",
@@ -41,6 +54,7 @@ app.command("retention")(keeping.retention)
 app.command("compact")(keeping.compact)
 app.command("vacuum")(keeping.vacuum)
 app.command("replay")(replaying.replay)
+app.command("trace")(tracing.trace)
 
 
 def main() -> None:
