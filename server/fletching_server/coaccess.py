@@ -37,8 +37,7 @@ class CoAccess:
         if any(known == key for _, known in recent):
             return False
         for _, before in recent:
-            if before in self._counts:  # or nothing would ever remove it
-                self._pair(before, key)
+            self._pair(before, key)
         recent.append((at, key))
         self._count(key)
         if len(self._recent) > _MOST_KEYS:
