@@ -88,7 +88,8 @@ class Warmer:
         self._deciding = threading.Lock()  # the habits are looked at by this thread, and by whoever wants an explanation
         self._resting: dict[str, _Rest] = {}
         self._failed: dict[str, float] = {}  # tasks that failed, and until when they are left alone
-        self._next_look, self._offset, self._day = 0.0, self._clock_offset(), clock.now().date()
+        self._next_look, self._offset = 0.0, self._clock_offset()
+        self._sessions: dict[Mic, int] = {}  # the present one of each exchange, when the books were kept last
         self._base = Counter[bool]()
         self.background = Background("warmer", self.work, FIRST_SECONDS, LULL_SECONDS)
 
@@ -135,12 +136,14 @@ class Warmer:
         return self._clock.now().timestamp() - self._clock.monotonic()
 
     def _keep_books(self) -> None:
-        """Begin new allowances, score what was predicted, and close the sums of a day that is over."""
+        """Begin new allowances, score what was predicted, and close the sums of a session that is over."""
         now = self._clock.now()
         at = now.timestamp()
         moments = []
-        for habits in self._learning.habits.values():
+        sessions = {}
+        for mic, habits in self._learning.habits.items():
             moment = habits.agenda.moment(at)
+            sessions[mic] = moment.session
             for chance, came in habits.came(moment.session):
                 self._tracking.predicted(chance, self._base_rate(), happened=came)
                 self._base[came] += 1
@@ -149,9 +152,10 @@ class Warmer:
         latest = max(moments, default=Moment(0, 0))  # type: ignore[arg-type]
         self._allowance.at(now.date(), latest)
         self._tracking.expire(at)
-        if now.date() != self._day:
-            self._day = now.date()
+        if any(self._sessions.get(mic, session) < session for mic, session in sessions.items()):
             self._tracking.session_ended()
+            self._hot.day_ended()
+        self._sessions = sessions
 
     def _base_rate(self) -> float:
         return (self._base[True] + 1) / (self._base[True] + self._base[False] + 2)
