@@ -88,7 +88,7 @@ class DensityPolicy:
             self._run(item, uses, count)
             if self._asked - self._compared >= self.max_bytes * _CHOSEN_EVERY:
                 self._compare()
-        if len(self._uses) > _MOST_KNOWN:
+        if len(self._uses) > self._most:
             self._forget_oldest()
 
     def admit(self, item: Item, chance: float | None = None) -> None:
