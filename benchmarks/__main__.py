@@ -15,6 +15,7 @@ from rich.table import Table
 from benchmarks import (
     access_log,
     adjusted,
+    challenger,
     compaction,
     compare,
     decisions,
@@ -55,8 +56,13 @@ ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {
     "compaction": compaction.run,
     "hit_ratio": hit_ratio.run,
     "warming": warming.run,
+    "challenger": challenger.run,
 }
-PEERS: Final[dict[str, Callable[..., list[Row]]]] = {"compare": compare.run, "hit_ratio": hit_ratio.run}  # need an environment
+PEERS: Final[dict[str, Callable[..., list[Row]]]] = {  # need an environment
+    "compare": compare.run,
+    "hit_ratio": hit_ratio.run,
+    "challenger": challenger.run,
+}
 _NAMES: Final = f"which to run: {', '.join(BENCHMARKS)} (default: all of these), {', '.join(ON_DEMAND)}"
 
 
