@@ -22,13 +22,13 @@ DATASET: Final = "bars_1d"
 YEAR: Final = ("2024-01-01", "2024-12-31")
 SYMBOLS: Final = 500
 MOST_RATIO: Final = 1.02
-READS: Final = 2000  # per sample: about as many as are drained at once
-LIMIT: Final = "about 2 us in the read, and 10 us for each event that is written in the background, of 1,000 a second at most"
+READS: Final = 8000  # per sample: about as many as one thread makes in a second, which are drained at once
+LIMIT: Final = "about 1 us in the read, and 10 us for each event that is written in the background, of 1,000 a second at most"
 
 
 def run(effort: float = 1.0) -> list[Row]:
     """Return microseconds per read with the log, without it, and their ratio, embedded and served."""
-    rounds = scaled(40, effort)
+    rounds = scaled(24, effort)
     with TemporaryDirectory(prefix="fb-") as name:
         folder = Path(name)
         return [*_embedded(folder, rounds), *_served(folder, rounds)]
@@ -67,7 +67,7 @@ def _served(folder: Path, rounds: int) -> list[Row]:
                 _warm(cache)
                 # With info: else the client answers its own repeats on the local plane, and no server hears of them.
                 read = partial(cache.read, DATASET, "000001.SZ", *YEAR, info=True)
-                contenders[side] = partial(_microseconds, read, lambda: None, READS // 4)
+                contenders[side] = partial(_microseconds, read, lambda: None, READS // 16)
             rows.append(_row(f"the same read again, {plane}", contenders, rounds))
         return rows
 

@@ -36,7 +36,7 @@ class Spread:
         return cls(median, p25, p75, p95, len(samples))
 
     def __str__(self) -> str:
-        return f"{self.median:,.4g} ({self.p25:,.4g}-{self.p75:,.4g})"
+        return f"{self.median:,.4g}" + (f" ({self.p25:,.4g}-{self.p75:,.4g})" if self.samples > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -141,16 +141,23 @@ def _look_ahead(one: Found) -> None:
 
 
 def _summary(found: list[Found]) -> Iterator[Row]:
-    """Yield a row per policy: its scores over all traces and sizes, and the most points that it is under LRU."""
+    """Yield a row per policy, on recorded traces and on desks: its scores, and the most points that it is under LRU."""
     names = dict.fromkeys(name for one in found for name in one.hits if name not in _YARDSTICKS)
-    for name in names:
-        had = [one for one in found if name in one.hits]
-        scores = [score for one in had if (score := one.score(name)) is not None]
-        under = [one.points(name) - one.points("lru") for one in had]
-        parts = {"mean score": float(np.mean(scores)), "worst score": min(scores), "points above LRU at worst": min(under)}
-        parts |= {"mean points above LRU": float(np.mean(under)), "runs": float(len(had))}
-        target, met = ("", None) if name not in OURS else (f">= -{ALLOWED} points at worst", min(under) >= -ALLOWED)
-        yield Row(f"score of {name}", "of LRU to optimum", Spread.of(scores), target=target, met=met, parts=_rounded(parts))
+    for where, made_up in (("recorded traces", False), ("desks", True)):
+        for name in names:
+            had = [one for one in found if name in one.hits and one.trace.made_up == made_up]
+            if had:
+                yield _scored(f"score of {name}, {where}", name, had)
+
+
+def _scored(what: str, name: str, had: list[Found]) -> Row:
+    scores = [score for one in had if (score := one.score(name)) is not None] or [0.0]
+    above = [one.points(name) - one.points("lru") for one in had]
+    parts = {"mean score": float(np.mean(scores)), "worst score": min(scores), "points above LRU at worst": min(above)}
+    parts |= {"mean points above LRU": float(np.mean(above)), "runs": float(len(had))}
+    target, met = ("", None) if name not in OURS or had[0].trace.made_up else (f">= LRU - {ALLOWED}", min(above) >= -ALLOWED)
+    told = f"{what}: mean {parts['mean score']:+.2f}, points above LRU at worst {min(above):+.1f}"
+    return Row(told, "of LRU to optimum", Spread.of(scores), target=target, met=met, parts=_rounded(parts))
 
 
 def _row(one: Found) -> Row:

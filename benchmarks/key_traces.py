@@ -33,6 +33,7 @@ class KeyTrace:
     keys: Numbers
     sizes: Numbers
     sized: bool
+    made_up: bool = False
 
     def working_set(self) -> int:
         """Return the bytes of all different objects: where they count the same, how many there are."""
@@ -41,7 +42,7 @@ class KeyTrace:
 
     def cut(self, requests: int) -> KeyTrace:
         """Return the first *requests*."""
-        return KeyTrace(self.name, self.keys[:requests], self.sizes[:requests], self.sized)
+        return KeyTrace(self.name, self.keys[:requests], self.sizes[:requests], self.sized, self.made_up)
 
     def pack(self, path: Path) -> None:
         """Write the trace for the peers; keys start at 1, and -1 says that there is no next use."""
@@ -112,7 +113,7 @@ def _desk(profile: str) -> Iterator[KeyTrace]:
     waited = frame.filter(pl.col("profile") != trace.BATCH)
     for name, rows in ((profile, frame), (f"{profile}, interactive", waited)):
         keys = rows.select(pl.struct(trace.KEY).rank("dense")).to_series().to_numpy()
-        yield KeyTrace(name, _numbered(keys), rows["bytes"].to_numpy(), sized=True)
+        yield KeyTrace(name, _numbered(keys), rows["bytes"].to_numpy(), sized=True, made_up=True)
 
 
 _Reader = Callable[[str, Path], KeyTrace]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final
 
 BINS: Final = 10
@@ -25,7 +26,7 @@ class Calibration:
         points = self._points
         if chance <= points[0][0]:
             return points[0][1] * chance / max(points[0][0], 1e-9)
-        for (low, below), (high, above) in zip(points, points[1:], strict=False):
+        for (low, below), (high, above) in pairwise(points):
             if chance <= high:
                 return below + (above - below) * (chance - low) / max(high - low, 1e-9)
         return points[-1][1]

@@ -71,7 +71,7 @@ class DensityPolicy:
     # What the tier tells
 
     def touch(self, item: Item) -> None:
-        """Note one use of *item*, held or not. It is worked out when something is decided, which is later than a read can wait."""
+        """Note one use of *item*, held or not; it is worked out when something is decided, so that no read waits for it."""
         before = self._noted.pop(item.lineage, None)
         self._noted[item.lineage] = (item, before[1] + 1 if before else 1)
         if len(self._noted) > _MOST_NOTED:
@@ -88,7 +88,7 @@ class DensityPolicy:
             self._run(item, uses, count)
             if self._asked - self._compared >= self.max_bytes * _CHOSEN_EVERY:
                 self._compare()
-        if len(self._uses) > _MOST_KNOWN:
+        if len(self._uses) > self._most:
             self._forget_oldest()
 
     def admit(self, item: Item, chance: float | None = None) -> None:
@@ -153,7 +153,7 @@ class DensityPolicy:
 
     def _rank(self, key: str) -> None:
         """Let *key* leave by its rank, or as a stray."""
-        if self._items[key].lineage in self._ghosts[self._leader].held and self._keys[self._items[key].lineage] == key:
+        if self._items[key].lineage in self._ghosts[self._leader].held and self._keys.get(self._items[key].lineage) == key:
             self._strays.pop(key, None)
             heappush(self._heap, (self._score(key), key))
             if len(self._heap) > 2 * len(self._items) + _SPARE:
@@ -172,7 +172,7 @@ class DensityPolicy:
         if not victims:
             return True
         mine = self._expected(item, chance)
-        return sum(2.0 ** min(self._worth(self._items[key]) - mine, 60.0) for key in victims) < 1.0
+        return bool(sum(2.0 ** min(self._worth(self._items[key]) - mine, 60.0) for key in victims) < 1.0)
 
     def wants_whole(self, item: Item, share: float) -> bool:
         """Return whether a file should be held whole: it is small, most of it is wanted, or it was wanted before."""
@@ -265,18 +265,21 @@ class DensityPolicy:
         seconds = max(_LEAST_SECONDS, item.refill_seconds)
         refill = log2(seconds)
         density = refill - log2(size or 1)
+        leader = self._ghosts[self._leader]
+        before = leader.held.get(lineage)
         for number, (ghost, place) in enumerate(zip(self._ghosts, self._place, strict=True)):
             weight = uses[place]
             entry = Entry(weight + density, weight + refill, size) if place else Entry(weight, weight, size)
             found = count if ghost.use(lineage, entry) else count - 1
             if found > 0:
                 self._credit[number] += self._scale * seconds * found
-        leader = self._ghosts[self._leader]
         for gone in leader.gone:
             if (key := self._keys.get(gone)) is not None:
                 self._strays[key] = None
-        if self._strays and (key := self._keys.get(lineage)) in self._strays and lineage in leader.held:
-            self._rank(key)
+        if (key := self._keys.get(lineage)) is not None and (present := leader.held.get(lineage)) is not None:
+            fell = before is not None and present.score < before.score
+            if fell or key in self._strays:
+                self._rank(key)
 
     def _compare(self) -> None:
         """Put that ghost in charge which saved the most seconds lately."""

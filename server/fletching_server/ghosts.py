@@ -1,7 +1,7 @@
 """What one way of ranking would hold: keys and sizes, no bytes. Several of them, side by side, tell which way pays. Pure.
 
-Scores are logarithms and only grow, so a heap whose entries are brought up to date when they surface is exact, and a use of
-what is held costs no heap operation.
+Scores are logarithms that hardly ever fall, so a heap whose entries are brought up to date when they surface is exact, and a
+use of what is held mostly costs no heap operation.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 _MUCH: Final = 60.0  # 2^60 times as much, or as little, is all the same
+_SPARE: Final = 64  # entries of what has left, in the heap
 
 
 class Entry(NamedTuple):
@@ -42,7 +43,9 @@ class Ghost:
         if before is not None:
             self.used += entry.bytes - before.bytes
             self.held[key] = entry
-            self.gone = self._trimmed() if self.used > self.max_bytes else []
+            if entry.score < before.score:  # it is larger now, or cheaper to have again: its old entry would surface too late
+                self._push(key, entry)
+            self.gone = self._trimmed(key) if self.used > self.max_bytes else []
             return True
         self.gone = []
         if self.used + entry.bytes <= self.max_bytes:
@@ -58,7 +61,12 @@ class Ghost:
     def _insert(self, key: str, entry: Entry) -> None:
         self.held[key] = entry
         self.used += entry.bytes
+        self._push(key, entry)
+
+    def _push(self, key: str, entry: Entry) -> None:
         heappush(self._heap, (entry.score, key))
+        if len(self._heap) > 2 * len(self.held) + _SPARE:
+            self._heap = sorted((held.score, name) for name, held in self.held.items())
 
     def drop(self, key: str) -> None:
         """Forget *key*."""
@@ -93,9 +101,12 @@ class Ghost:
             self.used -= entry.bytes
             return key, entry
 
-    def _trimmed(self) -> list[str]:
-        """Remove, and return, what no longer fits because something held has grown."""
+    def _trimmed(self, grown: str) -> list[str]:
+        """Remove, and return, what no longer fits because *grown* has grown; that itself where it never fits again."""
         gone = []
+        if self.held[grown].bytes > self.max_bytes:
+            self.drop(grown)
+            gone.append(grown)
         while self.used > self.max_bytes:
             key, _ = self._lowest()
             gone.append(key)

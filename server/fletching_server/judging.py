@@ -41,7 +41,7 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def uplift(self, kappa: float) -> float | None:
-        """Return the seconds that a decision is worth, its background seconds at the price *kappa*; None without enough withheld."""
+        """Return the seconds that a decision is worth, background seconds at the price *kappa*; None without enough withheld."""
         if self.withheld < _LEAST_WITHHELD:
             return None
         return (self.missed_seconds - kappa * self.withheld_fill_seconds) / self.withheld
@@ -61,7 +61,6 @@ class _Acted:
     arm: str
     fill_seconds: float
     saves: float
-    used: bool = False
 
 
 @dataclass(slots=True)
@@ -94,8 +93,7 @@ class Judge:
         """Note that *key* was made ready in so many background seconds, which saves *saves* whoever asks for it."""
         tally = self._tally(arm)
         tally.fill_seconds += fill_seconds
-        before = self._acted.get(key)
-        if before is not None and not before.used:  # on disk first, in memory now: one thing made ready in two steps
+        if (before := self._acted.get(key)) is not None:  # on disk first, in memory now: one thing made ready in two steps
             before.fill_seconds += fill_seconds
             before.saves += saves
             return
@@ -103,7 +101,12 @@ class Judge:
         self._acted[key] = _Acted(arm, fill_seconds, saves)
 
     def withhold(self, key: str, arm: str, fill_seconds: float, saves: float) -> None:
-        """Note that *key* was not made ready although it should have been, to see what that costs."""
+        """Note that *key* was not made ready although it should have been, to see what that costs.
+
+        As long as nobody has asked for it, to come to the same conclusion again is no second decision.
+        """
+        if key in self._withheld:
+            return
         tally = self._tally(arm)
         tally.withheld += 1
         tally.withheld_fill_seconds += fill_seconds
@@ -115,10 +118,8 @@ class Judge:
 
     def used(self, key: str, late_seconds: float = 0.0) -> float:
         """Note a demand read of *key*, and return the background seconds it was made ready in; only the first use counts."""
-        acted = self._acted.get(key)
-        if acted is None or acted.used:
+        if (acted := self._acted.pop(key, None)) is None:
             return 0.0
-        acted.used = True
         tally = self._tally(acted.arm)
         tally.used += 1
         tally.late += late_seconds > 0

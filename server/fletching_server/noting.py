@@ -17,6 +17,7 @@ from fletching_server.plan import Plan
 from fletching_server.snapshot import StoredFile
 
 MOST_WAITING: Final = 65_536  # reads, about half a kilobyte each where their plans are kept; else kilobytes
+_made: Final = tuple.__new__  # as Noted._make does, which takes thrice the time
 _NOTHING: Final = ReadRequest("nothing")
 
 
@@ -72,7 +73,7 @@ class Queue:
     def taken(self) -> tuple[list[Noted], int]:
         """Return what waits, in order, and how many were left out since the last time."""
         left_out, self._left_out, self._weight = self._left_out, 0, 0
-        return [Noted._make(self.waiting.popleft()) for _ in range(len(self.waiting))], left_out
+        return [_made(Noted, self.waiting.popleft()) for _ in range(len(self.waiting))], left_out
 
 
 def _weight(noted: Noted) -> int:

@@ -117,7 +117,7 @@ class Warmer:
         finished = self._act([decision.offer for decision in decisions if not decision.against])
         if due and finished:
             self._next_look = self._clock.monotonic() + self._rest_seconds()
-        return max(_SOON_SECONDS, self._next_look - self._clock.monotonic()) if finished else _SOON_SECONDS
+        return _SOON_SECONDS  # not until the next look: the clock may be set, or the machine may sleep
 
     def _rest_seconds(self) -> float:
         now = self._clock.now().timestamp()

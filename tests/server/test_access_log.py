@@ -20,7 +20,7 @@ from fletching_schemas import Action, PartRequest, ReadRequest
 from fletching_schemas.errors import InvalidRequest, UnknownColumn, UnknownDataset
 from fletching_schemas.filters import Compare, OneOf
 from fletching_server import Engine, access_log, failpoints, noting, reads
-from fletching_server.access import AccessEvent, Touched, group_of, lineage_of
+from fletching_server.access import AccessEvent, Touched, group_of
 from fletching_server.access_files import MANY, AccessFiles
 from fletching_server.access_table import EVENTS, to_events, to_table
 from fletching_server.noting import Noted, thinned
@@ -91,16 +91,6 @@ def test_a_read_without_bounds_says_so(engine: Engine) -> None:
     assert (one.group, one.symbols, one.first, one.last, one.open_end) == (
         *("000001.SZ", ("000001.SZ",), days_since(FIRST), days_since(LAST), True),
     )
-
-
-def test_what_lies_where_it_does_for_somebody_expected_is_told(engine: Engine) -> None:
-    read(engine, symbols=SYMBOLS)
-    (file, *_) = engine.store.state("bars_1d").files
-    engine._reads.warmed = {lineage_of(file)}
-    read(engine, symbols=SYMBOLS)
-    engine._reads.warmed = {"bars_1d/1999/0"}
-    read(engine, symbols=SYMBOLS)
-    assert [event.touched[0].warmed for event in events(engine)] == [False, True, False]
 
 
 def test_a_filter_counts_as_what_it_was_narrowed_to_and_rows_as_those_of_the_answer(engine: Engine) -> None:

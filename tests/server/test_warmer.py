@@ -108,6 +108,8 @@ def test_who_asks_again_finds_what_the_first_read_used(open_warm: Open) -> None:
     look(engine, MONDAY, BEFORE)
     assert morning_read(engine, MONDAY).warmed > 0
     assert morning_read(engine, MONDAY).warmed == 0
+    first, again = list(engine.access.events())[-2:]
+    assert [all(part.warmed for part in event.touched) for event in (first, again)] == [True, False]
 
 
 def test_rows_are_fetched_after_the_close_and_loaded_before_people_come_in(open_warm: Open, market: TableSource) -> None:

@@ -139,11 +139,21 @@ class Ahead:
     def under_way(self, key: str, now: float) -> Task | None:
         """Return the work under way that brings *key* into memory; one that has not begun is taken back."""
         for workers in (self.readers, self.warmers):
-            task = workers.tasks.get(key)
-            if task is not None and task.starts <= now:
+            if (task := workers.tasks.get(key)) is None:
+                continue
+            if task.starts <= now:
                 return task
             workers.take_back(key)
+            self._is_no_merit(task)
         return None
+
+    def _is_no_merit(self, task: Task) -> None:
+        """Forget that *task* was begun; if its first step has brought it to the disk, that stays."""
+        self._on_the_way -= self._in_ring.pop(task.key, 0)
+        if task.from_upstream:
+            self._on_disk_only.discard(task.key)
+        if task.key not in self._on_disk_only:
+            self.judge.gone(task.key)
 
     def run_on(self, now: float, dataset: str, bucket: str, session: int, steps: int) -> None:
         """Read ahead of somebody who reads session after session."""
@@ -222,7 +232,8 @@ class Ahead:
         size = self._sizes.get((key.dataset, key.bucket), 0)
         if name in self._memory.held:
             if look is not None and look.begins:  # it shall not leave before it is asked for
-                self._memory.offer(item_of(name, size, self._costs.disk.of(size)), chance)
+                held = self._memory.held[name]
+                self._memory.offer(item_of(name, held, self._costs.disk.of(held)), chance)
             return None
         if not to_memory and name in self._shelf.held:
             return None

@@ -76,6 +76,8 @@ def _sessions(trace: Trace, hours: Hours) -> list[int]:
 
 def _fit(trace: Trace, hours: Hours) -> float:
     """Return how well *hours* fit: the share of requests in the working day, times that of sessions read after their close."""
+    if not len(trace):
+        return 0.0
     rows = np.flatnonzero(trace.interactive) if trace.interactive.any() else np.arange(len(trace))
     rows = rows[:: max(1, len(rows) // 5000)]
     seconds, days = _local([trace.ts[row] for row in rows], ZoneInfo(hours.zone))

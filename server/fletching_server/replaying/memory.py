@@ -29,8 +29,9 @@ class Memory:
         """Hold *item* where the policy finds it worth what has to leave; return whether it is held."""
         if item.key in self.held:
             self._resize(item)
-            self.policy.admit(item, chance)
-            return True
+            if item.key in self.held:
+                self.policy.admit(item, chance)
+            return item.key in self.held
         if item.bytes > self.max_bytes:
             return False
         excess = self.used + item.bytes - self.max_bytes
@@ -47,7 +48,9 @@ class Memory:
     def _resize(self, item: Item) -> None:
         self.used += item.bytes - self.held[item.key]
         self.held[item.key] = item.bytes
-        if self.used > self.max_bytes:
+        if item.bytes > self.max_bytes:
+            self._evict(item.key)
+        elif self.used > self.max_bytes:
             for key in self.policy.victims(self.used - self.max_bytes, {item.key}):
                 self._evict(key)
 

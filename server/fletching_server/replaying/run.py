@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fletching_server.agenda import Agenda
@@ -37,8 +37,8 @@ class Plan:
     disk: int
     policy: str = "density"
     warm: bool = True
-    rule: Rule = Rule()
-    costs: Costs = Costs()
+    rule: Rule = field(default_factory=Rule)
+    costs: Costs = field(default_factory=Costs)
     calendar: str | None = None
     holdout: float = 0.0
     reads_ahead: bool = True
@@ -193,8 +193,11 @@ class _Run:
         """Read ahead what the same request comes to next: it is known from its plan."""
         trace, place = self._trace, bisect_left(plan, row)
         for following in plan[place + 1 : place + 1 + MOST_AHEAD]:
-            if trace.ts[following] > now:
+            if trace.ts[following] > now and self._has_settled(trace.sessions[following], now):
                 self._ahead.read_ahead(now, trace.keys[following], trace.bytes[following])
+
+    def _has_settled(self, day: int, now: float) -> bool:
+        return day == NO_SESSION or self._agenda.settled[self._agenda.number(day)] <= now
 
     def _count_repeat(self, key: str, profile: str) -> None:
         if profile != "backtesting":

@@ -24,8 +24,8 @@ class Shelf:
         self._policy.touch(item)
 
     def put(self, item: Item) -> None:
-        """Keep *item*; where that is too much the worst leave."""
-        if item.key in self.held:
+        """Keep *item*, unless it is larger than the whole shelf; where that is too much the worst leave."""
+        if item.key in self.held or item.bytes > self.max_bytes:
             return
         self.held[item.key] = item.bytes
         self.used += item.bytes

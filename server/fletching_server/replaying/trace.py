@@ -19,6 +19,7 @@ NO_SESSION: Final = -(10**6)  # of what has no time
 COLUMNS: Final = ("ts", "principal", "profile", "dataset", "bucket", "session", "bytes", "request_id")
 PROFILES: Final = ("trading", "research", "backtesting")
 _UNSAID: Final = "research"
+_YEARS: Final = (1900, 2200)  # beyond them dates cannot be counted with
 _INTERACTIVE: Final = ("trading", "research")
 
 
@@ -57,8 +58,9 @@ class Trace:
     @cached_property
     def days(self) -> Days:
         """The sessions that the trace names, sorted."""
-        found = np.unique(np.array(self.sessions, np.int64))
-        return found[found != NO_SESSION]
+        named = np.array(self.sessions, np.int64)
+        found: Days = np.unique(named[named != NO_SESSION])
+        return found
 
     @cached_property
     def interactive(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -122,9 +124,14 @@ def _typed(frame: pl.DataFrame, name: str) -> pl.DataFrame:
 
 
 def _check(frame: pl.DataFrame, name: str) -> None:
-    wrong = frame.with_row_index("row").filter(pl.col("ts").is_null() | pl.col("bytes").is_null() | (pl.col("bytes") < 0))
+    session = pl.col("session")
+    dated = pl.col("ts").dt.year().is_between(*_YEARS)
+    named = (session == NO_SESSION) | session.cast(pl.Int32, strict=False).cast(pl.Date).dt.year().is_between(*_YEARS)
+    right = dated & named & (pl.col("bytes") >= 0)
+    wrong = frame.with_row_index("row").filter(~right.fill_null(value=False)).head(1)
     if wrong.height:
-        row = wrong.row(0, named=True)
+        row, ts, size, day = wrong.select("row", pl.col("ts").cast(pl.Int64), "bytes", "session").row(0)
         raise InvalidRequest(
-            f"{name}: row {row['row']} has ts={row['ts']} and bytes={row['bytes']}; every row needs both, bytes >= 0"
+            f"{name}: row {row} has ts={ts} (microseconds), bytes={size} and session={day} (days since 1970); every row needs "
+            f"ts and bytes >= 0, and its dates lie between {_YEARS[0]} and {_YEARS[1]}"
         )
