@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_SECONDS: Final = 5.0  # a start belongs to readers
 LULL_SECONDS: Final = 0.2
-_SOON_SECONDS: Final = 1.0
+_SOON_SECONDS: Final = 0.25  # between looks at the clock: it may be set, the machine may sleep
 _MOST_OFFERS: Final = 500  # per look; a plan for each takes up to some milliseconds
 _MOST_URGENT: Final = 64  # of what reads make likely at once, per look: the newest
 _URGENT_SECONDS: Final = 600.0  # what is likely at once is good for so long
