@@ -179,6 +179,7 @@ class Engine:
             if settings.warm:
                 self.warmer.background.start()
             store.catalogue.on_commit(lambda _dataset: self._evicting.wake())
+            store.catalogue.on_commit(self.warmer.committed)
             for notes, work in ((uses, self._evicting), (self.scrubber, self._scrubbing)):
                 opened.callback(notes.save, now=True)
                 opened.callback(work.close)

@@ -102,6 +102,11 @@ class Warmer:
             self._learning.hear(events)
             self.background.wake()
 
+    def committed(self, dataset: str) -> None:
+        """Look again soon where files that were loaded for somebody may have been folded into others; returns at once."""
+        if any(mark.memory for mark in self._tracking.marks.get(dataset, ())):
+            self._next_look = 0.0
+
     def work(self) -> float:
         """Learn, look ahead where that is due, act; return after how many seconds to look again."""
         with self._deciding:

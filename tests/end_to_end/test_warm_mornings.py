@@ -109,7 +109,8 @@ def desk(request: pytest.FixtureRequest, rigs: Rigs) -> Iterator[Desk]:
     source = SlowSource(clock)
     plane, dataset = request.param
     # Hours pass at once here: the journal, which is folded seconds after a fill, would be folded in the middle of a morning.
-    rig = rigs(plane, [source], clock, warm_held_out=0, access_seconds=3600, compact_idle_seconds=3600)
+    folding = {"compact_idle_seconds": 3600, "compact_settle_seconds": 1e9, "compact_segments": 10_000}
+    rig = rigs(plane, [source], clock, warm_held_out=0, access_seconds=3600, **folding)
     yield Desk(rig, clock, source, dataset)
     rig.let_go()
     assert rig.engine.verify() == []
