@@ -251,7 +251,8 @@ class Engine:
         return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
 
     def _figures(self) -> dict[str, Any]:
-        return self._inspection.stats() | self._calls.facts() | self.quota.facts() | self.scrubber.facts() | self.access.facts()
+        self.access.flush()  # else it would be chance how many reads are logged
+        return self._inspection.stats() | self._calls.facts() | self.quota.facts() | self.scrubber.facts()
 
     def _troubles(self) -> dict[str, Any]:
         """Return what somebody should look at: damaged user data, a quota that cannot be kept."""
