@@ -296,6 +296,7 @@ class Engine:
         return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
 
     def _figures(self) -> dict[str, Any]:
+        self.access.flush()  # else it would be chance how many reads are logged
         return (
             self._inspection.stats()
             | self._calls.facts()
