@@ -7,11 +7,11 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from fletching_server.replay import replay
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fletching_server.policy import LruPolicy
-from fletching_server.replay import replay
 
 TRACES = Path(__file__).parents[2].parent / "shared" / "traces"
 
