@@ -140,7 +140,7 @@ def test_what_is_done_on_mondays_is_expected_on_mondays() -> None:
     predictor = learned(sorted([*every_session("ann", mondays), *every_session("ann", range(40), BOOKS)], key=lambda one: one[0]))
     monday, tuesday = (next(n for n in range(40, 50) if DAYS[n].weekday() == day) for day in (0, 1))
     assert chances(predictor, monday)[BARS] > 0.4
-    assert chances(predictor, tuesday).get(BARS, 0.0) < 0.1
+    assert chances(predictor, tuesday).get(BARS, 0.0) < 0.2
     assert chances(predictor, tuesday)[BOOKS] > 0.9
 
 
