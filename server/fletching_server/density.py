@@ -184,7 +184,9 @@ class DensityPolicy:
             self._strays.pop(key, None)
             heappush(self._heap, (self._score(key), key))
             if len(self._heap) > 2 * len(self._items) + _SPARE:
-                self._heap = sorted((self._score(held), held) for held in self._items if held not in self._strays and held not in self._expected)
+                self._heap = sorted(
+                    (self._score(held), held) for held in self._items if held not in self._strays and held not in self._expected
+                )
         else:
             self._strays[key] = None
 
@@ -335,7 +337,7 @@ class DensityPolicy:
         for lineage in by_use[: len(by_use) // 2]:
             if lineage not in self._keys and not any(lineage in ghost.held for ghost in self._ghosts):
                 del self._uses[lineage]
-        self._most = max(_MOST_KNOWN, 2 * len(self._uses))  # what is held stays, however much: a look at all of it pays once
+        self._most = max(_MOST_KNOWN, len(self._uses) * 3 // 2)  # what is held stays, however much: a look at it pays once
 
 
 def _added(weight: float, at: float) -> float:
