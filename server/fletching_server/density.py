@@ -103,6 +103,7 @@ class DensityPolicy:
         if chance is not None:
             self._expect(item, chance)
         if (old := self._keys.get(item.lineage)) is not None and old != item.key:
+            self._expect_no_more(old)
             self._strays[old] = None  # an older generation: nobody will ask for it
         self._items[item.key] = item
         self._keys[item.lineage] = item.key
@@ -126,6 +127,7 @@ class DensityPolicy:
         for ghost in self._ghosts:
             ghost.drop(lineage)
         if (key := self._keys.get(lineage)) is not None:
+            self._expect_no_more(key)
             self._strays[key] = None
 
     # What the tier asks
