@@ -15,8 +15,10 @@ from rich.table import Table
 from benchmarks import (
     access_log,
     adjusted,
+    challenger,
     compaction,
     compare,
+    decisions,
     hit_ratio,
     imports,
     latency,
@@ -38,6 +40,7 @@ BENCHMARKS: Final[dict[str, Callable[[float], list[Row]]]] = {
     "latency": latency.run,
     "read_through": read_through.run,
     "upstream": upstream.run,
+    "decisions": decisions.run,
     "plans": plans.run,
     "adjusted": adjusted.run,
     "imports": imports.run,
@@ -53,8 +56,13 @@ ON_DEMAND: Final[dict[str, Callable[[float], list[Row]]]] = {
     "compaction": compaction.run,
     "hit_ratio": hit_ratio.run,
     "warming": warming.run,
+    "challenger": challenger.run,
 }
-PEERS: Final[dict[str, Callable[..., list[Row]]]] = {"compare": compare.run, "hit_ratio": hit_ratio.run}  # need an environment
+PEERS: Final[dict[str, Callable[..., list[Row]]]] = {  # need an environment
+    "compare": compare.run,
+    "hit_ratio": hit_ratio.run,
+    "challenger": challenger.run,
+}
 _NAMES: Final = f"which to run: {', '.join(BENCHMARKS)} (default: all of these), {', '.join(ON_DEMAND)}"
 
 

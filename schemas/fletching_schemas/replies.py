@@ -97,7 +97,8 @@ class ReadInfo:
     without any. ``stale`` says that some cells are older than the dataset's rule allows, because upstream could not be asked
     (``symbols`` has its error) or because they are refreshed in the background meanwhile. ``symbols`` has the status of each
     symbol, in order. ``warmed`` counts those of the ``partitions`` whose rows were there before anybody asked, because somebody
-    was expected to, or had wished for it; who asks again finds what this read used. ``generation`` is that of the dataset when it was read: ``as_of`` it gives the same rows again.
+    was expected to, or had wished for it; who asks again finds what this read used. ``generation`` is that of the dataset when
+    it was read: ``as_of`` it gives the same rows again.
     """
 
     dataset: str

@@ -286,14 +286,13 @@ class HotTier:
                 return Leaving()
             victims = self._policy.victims(excess, self._leased)
             lineages = tuple(self._entries[key].lineage for key in victims)
-            loss = getattr(self._policy, "loss", None)  # of a policy that knows chances; the others are taken at their word
-            told = [self._policy.told(key) for key in victims]
-            seconds = (
-                loss(victims, getattr(self._policy, "day", 1.0))
-                if loss
-                else sum(each.get("refill_seconds", 0.0) for each in told)
-            )
+            seconds = self._policy.loss(victims)
             return Leaving(lineages, seconds, sum(self._entries[key].cost for key in victims) >= excess)
+
+    def day_ended(self) -> None:
+        """Note that a session is over."""
+        with self._lock:
+            self._policy.day_ended()
 
     def has_room(self, size: int) -> bool:
         """Return whether *size* bytes fit without anything leaving."""

@@ -25,6 +25,7 @@ BACK_OFF: Final = 3.0  # sessions' weight of the coarser kind of day
 NEWCOMERS: Final = "(newcomers)"  # stands for all who ask for a key for the first time: what is popular finds new readers
 LEAST_EXPOSURE: Final = 0.8  # sessions before anything is predicted of a principal
 LEAST_CHANCE: Final = 0.02
+_PRUNED_EVERY: Final = 5  # sessions: looking at all habits takes a tenth of a second
 _FADED: Final = 0.1  # decayed hits below which a habit is forgotten: one use 27 sessions ago, which month-ends survive
 
 # The predictor's hits from a table ``touches`` (principal, slot, daytype, dataset, bucket, session_offset, session), where each
@@ -180,8 +181,8 @@ class Predictor:
         return found
 
     def _prune(self, session: int) -> None:
-        """Forget, once a session, what nobody has asked for in a long time."""
-        if session <= self._pruned:
+        """Forget, now and then, what nobody has asked for in a long time."""
+        if session < self._pruned + _PRUNED_EVERY:
             return
         self._pruned = session
         for known in self._habits.values():

@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_SECONDS: Final = 5.0  # a start belongs to readers
 LULL_SECONDS: Final = 0.2
-_SOON_SECONDS: Final = 1.0
+_SOON_SECONDS: Final = 0.25  # between looks at the clock: it may be set, the machine may sleep
 _MOST_OFFERS: Final = 500  # per look; a plan for each takes up to some milliseconds
 _MOST_URGENT: Final = 64  # of what reads make likely at once, per look: the newest
 _URGENT_SECONDS: Final = 600.0  # what is likely at once is good for so long
@@ -88,7 +88,8 @@ class Warmer:
         self._deciding = threading.Lock()  # the habits are looked at by this thread, and by whoever wants an explanation
         self._resting: dict[str, _Rest] = {}
         self._failed: dict[str, float] = {}  # tasks that failed, and until when they are left alone
-        self._next_look, self._offset, self._day = 0.0, self._clock_offset(), clock.now().date()
+        self._next_look, self._offset = 0.0, self._clock_offset()
+        self._sessions: dict[Mic, int] = {}  # the present one of each exchange, when the books were kept last
         self._base = Counter[bool]()
         self.background = Background("warmer", self.work, FIRST_SECONDS, LULL_SECONDS)
 
@@ -100,6 +101,11 @@ class Warmer:
         if self.on:
             self._learning.hear(events)
             self.background.wake()
+
+    def committed(self, dataset: str) -> None:
+        """Look again soon where files that were loaded for somebody may have been folded into others; returns at once."""
+        if any(mark.memory for mark in self._tracking.marks.get(dataset, ())):
+            self._next_look = 0.0
 
     def work(self) -> float:
         """Learn, look ahead where that is due, act; return after how many seconds to look again."""
@@ -116,7 +122,7 @@ class Warmer:
         finished = self._act([decision.offer for decision in decisions if not decision.against])
         if due and finished:
             self._next_look = self._clock.monotonic() + self._rest_seconds()
-        return max(_SOON_SECONDS, self._next_look - self._clock.monotonic()) if finished else _SOON_SECONDS
+        return _SOON_SECONDS  # not until the next look: the clock may be set, or the machine may sleep
 
     def _rest_seconds(self) -> float:
         now = self._clock.now().timestamp()
@@ -135,12 +141,14 @@ class Warmer:
         return self._clock.now().timestamp() - self._clock.monotonic()
 
     def _keep_books(self) -> None:
-        """Begin new allowances, score what was predicted, and close the sums of a day that is over."""
+        """Begin new allowances, score what was predicted, and close the sums of a session that is over."""
         now = self._clock.now()
         at = now.timestamp()
         moments = []
-        for habits in self._learning.habits.values():
+        sessions = {}
+        for mic, habits in self._learning.habits.items():
             moment = habits.agenda.moment(at)
+            sessions[mic] = moment.session
             for chance, came in habits.came(moment.session):
                 self._tracking.predicted(chance, self._base_rate(), happened=came)
                 self._base[came] += 1
@@ -149,9 +157,10 @@ class Warmer:
         latest = max(moments, default=Moment(0, 0))  # type: ignore[arg-type]
         self._allowance.at(now.date(), latest)
         self._tracking.expire(at)
-        if now.date() != self._day:
-            self._day = now.date()
+        if any(self._sessions.get(mic, session) < session for mic, session in sessions.items()):
             self._tracking.session_ended()
+            self._hot.day_ended()
+        self._sessions = sessions
 
     def _base_rate(self) -> float:
         return (self._base[True] + 1) / (self._base[True] + self._base[False] + 2)

@@ -20,7 +20,7 @@ from fletching_schemas import Action, PartRequest, ReadRequest
 from fletching_schemas.errors import InvalidRequest, UnknownColumn, UnknownDataset
 from fletching_schemas.filters import Compare, OneOf
 from fletching_server import Engine, access_log, failpoints, noting, reads
-from fletching_server.access import AccessEvent, Touched, group_of, lineage_of
+from fletching_server.access import AccessEvent, Touched, group_of
 from fletching_server.access_files import MANY, AccessFiles
 from fletching_server.access_table import EVENTS, to_events, to_table
 from fletching_server.noting import Noted, thinned
@@ -45,7 +45,7 @@ def stats(engine: Engine) -> dict[str, Any]:
 
 
 def day_files(engine: Engine, kind: str = "events") -> list[Path]:
-    return sorted(engine.access.files.root.glob(f"*/{kind}-*.parquet"))
+    return sorted(engine.access.files.root.glob(f"*/{kind}-*.pq"))
 
 
 # What is told of a read
@@ -91,16 +91,6 @@ def test_a_read_without_bounds_says_so(engine: Engine) -> None:
     assert (one.group, one.symbols, one.first, one.last, one.open_end) == (
         *("000001.SZ", ("000001.SZ",), days_since(FIRST), days_since(LAST), True),
     )
-
-
-def test_what_lies_where_it_does_for_somebody_expected_is_told(engine: Engine) -> None:
-    read(engine, symbols=SYMBOLS)
-    (file, *_) = engine.store.state("bars_1d").files
-    engine._reads.warmed = {lineage_of(file)}
-    read(engine, symbols=SYMBOLS)
-    engine._reads.warmed = {"bars_1d/1999/0"}
-    read(engine, symbols=SYMBOLS)
-    assert [event.touched[0].warmed for event in events(engine)] == [False, True, False]
 
 
 def test_a_filter_counts_as_what_it_was_narrowed_to_and_rows_as_those_of_the_answer(engine: Engine) -> None:
@@ -240,7 +230,9 @@ def test_what_waits_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch, 
     for number in range(15):  # a plan that is kept, or one made anew each time
         columns = ("x",) if dataset == "mine" else ("close",)
         read(engine, dataset, "a" if dataset == "mine" else SYMBOLS[number % 5], on_miss="cached", columns=columns)
-    assert stats(engine)["access_log_waiting"] <= 10
+    queue = engine.access.queue
+    assert queue
+    assert len(queue.waiting) <= 10
     assert sum(1 + event.repeats for event in events(engine)) + stats(engine)["unlogged_reads"] == 15
     assert stats(engine)["unlogged_reads"] > 0
 
@@ -393,7 +385,7 @@ def test_what_a_process_that_died_left_is_swept(open_store: Opener, source: Tabl
     engine = open_store(source)
     read(engine, symbols="000001.SZ")
     engine.access.flush()
-    left = engine.access.files.root / "2026-11-20" / "events-0-0-ab.parquet.12345678.tmp"
+    left = engine.access.files.root / "2026-11-20" / "events-0-0-ab.pq.12345678.tmp"
     left.write_bytes(b"half")
     open_store.again(engine, source)
     assert not left.exists()

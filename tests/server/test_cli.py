@@ -9,13 +9,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
+import fletching
+from fletching_schemas.errors import InvalidRequest
 from fletching_server.cli import app, main
 
 Run = Callable[..., Result]
@@ -94,7 +97,7 @@ def test_verify_ends_with_0_for_a_sound_store_and_with_1_for_a_damaged_one(run: 
     sound = run("verify", store)
     assert sound.exit_code == 0
     assert "0 problems" in sound.stdout
-    [file] = (store / "journal").rglob("*.parquet")
+    [file] = store.rglob("*.parquet")
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 2] ^= 1
     file.write_bytes(raw)
@@ -133,12 +136,70 @@ def test_a_trace_of_keys_is_replayed(run: Run, tmp_path: Path) -> None:
     assert (told["requests"], told["hits"], told["evictions"]) == (6, 2, 2)
 
 
-def test_a_trace_of_partitions_is_replayed_by_bytes(run: Run, tmp_path: Path) -> None:
-    trace = tmp_path / "trace.parquet"
-    sessions = [date(2024, 1, 2), date(2024, 1, 3), date(2024, 1, 2)]
-    pl.DataFrame({"dataset": ["d"] * 3, "bucket": [0] * 3, "session": sessions, "bytes": [10, 2000, 10]}).write_parquet(trace)
-    told = json.loads(run("replay", trace, "--memory", "1000", "--json").stdout)
-    assert (told["hits"], told["refused"], told["hit_bytes"]) == (1, 1, 10)
+def test_a_trace_of_keys_is_told_beside_lru_and_the_optimum(run: Run, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.txt"
+    trace.write_text("1\n2\n3\n" * 20)
+    told = json.loads(run("replay", trace, "--format", "keys", "--memory", "2", "--policy", "lru", "--json").stdout)
+    assert (told["hit_ratio"], told["lru_hit_ratio"], told["score"]) == (0, 0, 0)
+    assert told["optimum_hit_ratio"] > 0.4
+
+
+def mornings(path: Path) -> Path:
+    """Write a trace of somebody who reads yesterday's session each morning, twice, and a backtest beside it."""
+    days = [date(2024, 1, 1) + timedelta(days=day) for day in range(40)]
+    sessions = [day for day in days if day.weekday() < 5]
+    reads = [
+        {
+            "ts": datetime.combine(day, time(9, minute), UTC),
+            "principal": who,
+            "profile": profile,
+            "dataset": "bars_1m",
+            "bucket": "XYZ",
+            "session": before,
+            "bytes": 10_000_000,
+            "request_id": f"{day}/{minute}",
+        }
+        for before, day in pairwise(sessions)
+        for minute, who, profile in ((0, "ana", "research"), (1, "ana", "research"), (30, "job", "backtesting"))
+    ]
+    pl.DataFrame(reads, schema_overrides={"ts": pl.Datetime("us", "UTC")}).write_parquet(path)
+    return path
+
+
+def test_a_trace_of_requests_is_replayed(run: Run, tmp_path: Path) -> None:
+    trace = mornings(tmp_path / "trace.parquet")
+    rows = pl.read_parquet(trace).height
+    for warm in ("off", "on", "p>=0.7"):
+        told = json.loads(run("replay", trace, "--memory", "1GB", "--disk", "10GB", "--warm", warm, "--json").stdout)
+        overall, research = told["overall"], told["profiles"]["research"]
+        assert overall["requests"] == rows == sum(overall[tier] for tier in ("hot", "cold", "upstream"))
+        assert (research["hot"] == research["requests"] // 2) == (warm == "off")
+    shown = run("replay", trace, "--memory", "1GB").stdout
+    assert "interactive" in shown
+    assert "precision" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--warm", "p>=2"], "--warm"),
+        (["--memory", "much"], "--memory"),
+        (["--calendar", "XXXX"], "--calendar"),
+        (["--warm", "x"], "0.7"),
+    ],
+)
+def test_a_replay_that_cannot_be_says_why(run: Run, tmp_path: Path, arguments: list[str], told: str) -> None:
+    failed = run("replay", mornings(tmp_path / "trace.parquet"), *arguments)
+    assert isinstance(failed.exception, InvalidRequest)
+    assert told in str(failed.exception)
+
+
+def test_the_access_log_of_a_store_is_replayed(run: Run, tmp_path: Path) -> None:
+    with fletching.open(tmp_path / "store", sources=["sim"]) as cache:
+        for _ in range(3):
+            cache.read("bars_1d", "000001.SZ", "2024-01-02", "2024-01-31")
+    told = json.loads(run("replay", tmp_path / "store", "--json").stdout)
+    assert told["overall"]["requests"] >= 1
 
 
 def test_an_error_is_one_line_and_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

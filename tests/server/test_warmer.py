@@ -108,6 +108,8 @@ def test_who_asks_again_finds_what_the_first_read_used(open_warm: Open) -> None:
     look(engine, MONDAY, BEFORE)
     assert morning_read(engine, MONDAY).warmed > 0
     assert morning_read(engine, MONDAY).warmed == 0
+    first, again = list(engine.access.events())[-2:]
+    assert [all(part.warmed for part in event.touched) for event in (first, again)] == [True, False]
 
 
 def test_rows_are_fetched_after_the_close_and_loaded_before_people_come_in(open_warm: Open, market: TableSource) -> None:
@@ -496,6 +498,18 @@ def test_after_a_half_day_rows_are_fetched_earlier(open_warm: Open, open_store: 
             fetched.setdefault(day, []).append(any(run["last"] == day for run in held))
     assert fetched[days[-2]] == [False, False, True]
     assert fetched[days[-1]] == [False, True, True]
+
+
+def test_what_was_folded_after_it_was_loaded_is_loaded_again(open_warm: Open) -> None:
+    engine = open_warm()
+    live(engine, WEEK)
+    look(engine, MONDAY, BEFORE)
+    engine.act(Action.EVICT, {})
+    engine.act(Action.COMPACT, {"dataset": "bars_1d"})
+    assert engine.hot.facts()["hot_entries"] == 0
+    engine.warmer.work()
+    info = morning_read(engine, MONDAY)
+    assert (info.tier, info.upstream_calls) == ("hot", 0)
 
 
 def test_a_deleted_dataset_is_expected_no_more(open_warm: Open, market: TableSource) -> None:

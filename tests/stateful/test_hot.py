@@ -70,6 +70,12 @@ class Watched:
     def told(self, key: str) -> dict[str, float]:
         return self.inner.told(key)
 
+    def loss(self, victims: Sequence[str]) -> float:
+        return self.inner.loss(victims)
+
+    def day_ended(self) -> None:
+        self.inner.day_ended()
+
     def facts(self) -> dict[str, object]:
         return self.inner.facts()
 

@@ -136,6 +136,27 @@ def test_the_last_fifth_is_kept_for_people(opened: Callable[..., Guard], limited
     guard.call(limited, "bars_1d", lambda: None, cost=1)
 
 
+def test_the_background_is_not_tried_again_in_a_place_that_people_may_need(
+    opened: Callable[..., Guard], limited: Limited
+) -> None:
+    guard, call = opened(), raising(SourceUnavailable("down"))
+    with pytest.raises(SourceUnavailable):
+        guard.call(limited, "bars_1d", call, cost=1, background=True)
+    assert call() == "rows"  # the next call would have answered
+
+
+def test_the_background_waits_for_no_budget(opened: Callable[..., Guard], limited: Limited, clock: ManualClock) -> None:
+    guard = opened({"vendor": Budget(at_once=1, per_hour=10)})
+    guard.spend("vendor", 4)
+    clock.advance(seconds=3590)  # in ten seconds there is room again
+    guard.spend("vendor", 3)
+    began = clock.monotonic()
+    with pytest.raises(SourceThrottled, match="is spent"):
+        guard.call(limited, "bars_1d", lambda: None, cost=4, background=True)
+    assert clock.monotonic() == began
+    guard.call(limited, "bars_1d", lambda: None, cost=4)  # somebody who waits does so
+
+
 def test_a_clock_that_is_put_back_neither_grants_more_nor_waits_for_ever(
     opened: Callable[..., Guard], clock: ManualClock
 ) -> None:

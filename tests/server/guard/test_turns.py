@@ -109,3 +109,41 @@ def test_a_job_that_fails_ends_nobody_elses_turn() -> None:
     turns.submit("a", done.set)
     assert done.wait(WAIT_SECONDS)
     turns.close()
+
+
+@pytest.mark.parametrize(("threads", "most", "at_once"), [(1, 64, 1), (2, 64, 1), (4, 64, 3), (4, 2, 2)])
+def test_the_background_has_so_many_turns_and_never_the_last(threads: int, most: int, at_once: int) -> None:
+    turns, hold, begun = Turns("test", threads, most), threading.Event(), threading.Semaphore(0)
+
+    def slow() -> None:
+        begun.release()
+        assert hold.wait(WAIT_SECONDS)
+
+    for _ in range(6):
+        turns.submit("", slow, background=True)
+    assert all(begun.acquire(timeout=WAIT_SECONDS) for _ in range(at_once))
+    if threads > 1:
+        served = threading.Event()
+        turns.submit("a", served.set)
+        assert served.wait(WAIT_SECONDS)  # while the background holds all the turns it may have
+    assert not begun.acquire(blocking=False)
+    hold.set()
+    assert all(begun.acquire(timeout=WAIT_SECONDS) for _ in range(6 - at_once))
+    turns.close()
+
+
+def test_a_job_of_the_background_that_somebody_wants_has_a_turn_at_once() -> None:
+    turns, hold, begun, served = Turns("test", 2), threading.Event(), threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert hold.wait(WAIT_SECONDS)
+
+    wanted = served.set
+    turns.submit("", slow, background=True)
+    assert begun.wait(WAIT_SECONDS)
+    turns.submit("", wanted, background=True)
+    turns.promote(wanted)
+    assert served.wait(WAIT_SECONDS)
+    hold.set()
+    turns.close()

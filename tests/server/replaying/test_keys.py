@@ -1,4 +1,4 @@
-"""The policy driven by a trace, against published figures where the traces are at hand."""
+"""The policy driven by keys, against published figures where the traces are at hand."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
-from fletching_server.replay import replay
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fletching_server.policy import LruPolicy
+from fletching_server.replaying import replay_keys
 
-TRACES = Path(__file__).parents[2].parent / "shared" / "traces"
+TRACES = Path(__file__).parents[3].parent / "shared" / "traces"
 
 
 @given(st.lists(st.integers(0, 12)), st.integers(1, 8))
@@ -28,11 +28,11 @@ def test_unit_sized_objects_behave_as_a_textbook_lru(keys: list[int], size: int)
             held[key] = None
             if len(held) > size:
                 held.popitem(last=False)
-    assert replay([(str(key), 1) for key in keys], LruPolicy(), size).hits == hits
+    assert replay_keys([(str(key), 1) for key in keys], LruPolicy(), size).hits == hits
 
 
 def test_an_object_larger_than_the_budget_displaces_nothing() -> None:
-    outcome = replay([("a", 5), ("huge", 50), ("a", 5)], LruPolicy(), 10)
+    outcome = replay_keys([("a", 5), ("huge", 50), ("a", 5)], LruPolicy(), 10)
     assert (outcome.hits, outcome.refused, outcome.evictions) == (1, 1, 0)
 
 
@@ -43,5 +43,5 @@ def test_published_traces_give_the_published_ratios(name: str, objects: int, rat
         pytest.skip(f"the trace {name} is not beside this checkout (../shared/traces)")
     with gzip.open(trace, "rt") as lines:
         keys = [line.strip() for line in lines]
-    outcome = replay([(key, 1) for key in keys if key not in {"", "*"}], LruPolicy(), objects // 10)
+    outcome = replay_keys([(key, 1) for key in keys if key not in {"", "*"}], LruPolicy(), objects // 10)
     assert outcome.hit_ratio * 100 == pytest.approx(ratio, abs=0.1)
