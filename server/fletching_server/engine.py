@@ -297,14 +297,7 @@ class Engine:
 
     def _figures(self) -> dict[str, Any]:
         self.access.flush()  # else it would be chance how many reads are logged
-        return (
-            self._inspection.stats()
-            | self._calls.facts()
-            | self.quota.facts()
-            | self.scrubber.facts()
-            | self.access.facts()
-            | self.warmer.facts()
-        )
+        return self._inspection.stats() | self._calls.facts() | self.quota.facts() | self.scrubber.facts() | self.warmer.facts()
 
     def _troubles(self) -> dict[str, Any]:
         """Return what somebody should look at: damaged user data, a quota that cannot be kept."""
