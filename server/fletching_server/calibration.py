@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 BINS: Final = 10
+_LONG_IDLE, _MANY_READERS, _FAR, _NO_OFFSET = 6, 3, -6, 1  # from where on all are taken alike; where there are no sessions
 _TRUST: Final = 20.0  # outcomes that a bin starts with, all as predicted
 _FADE: Final = 0.5 ** (1 / 16)  # per session: what was true last year is not what counts
+
+
+class Standing(NamedTuple):
+    """What else is known of something predicted, coarsely: sessions since it was asked for, its offset, how many ask for it."""
+
+    idle: int
+    offset: int
+    readers: int
+
+
+def standing_of(idle: int, offset: int | None, readers: int) -> Standing:
+    """Return the standing of what was asked for *idle* sessions ago, last, by so many *readers*."""
+    near = _NO_OFFSET if offset is None else max(offset, _FAR)
+    return Standing(min(idle, _LONG_IDLE), near, min(readers, _MANY_READERS))
 
 
 class Calibration:
@@ -59,3 +74,23 @@ class Calibration:
                 last = pools.pop()
                 pools[-1] = [one + other for one, other in zip(pools[-1], last, strict=True)]
         return [(predicted / count, observed / count) for predicted, observed, count in pools]
+
+
+class Calibrations:
+    """A calibration for each standing of what is predicted: the same chance means less of what nobody has asked for in a week."""
+
+    def __init__(self) -> None:
+        self._by_standing: dict[Standing, Calibration] = {}
+
+    def __call__(self, chance: float, standing: Standing) -> float:
+        """Return the frequency that *chance* has stood for of things of this *standing*."""
+        known = self._by_standing.get(standing)
+        return chance if known is None else known(chance)
+
+    def learn(self, outcomes: Iterable[tuple[float, Standing, bool]]) -> None:
+        """Take one session's outcomes: what was predicted (before calibration), of what standing, and whether it happened."""
+        sorted_out: dict[Standing, list[tuple[float, bool]]] = {standing: [] for standing in self._by_standing}
+        for chance, standing, happened in outcomes:
+            sorted_out.setdefault(standing, []).append((chance, happened))
+        for standing, told in sorted_out.items():
+            self._by_standing.setdefault(standing, Calibration()).learn(told)

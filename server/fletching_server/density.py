@@ -103,12 +103,12 @@ class DensityPolicy:
         if chance is not None:
             self._expect(item, chance)
         if (old := self._keys.get(item.lineage)) is not None and old != item.key:
-            self._expect_no_more(old)
-            self._strays[old] = None  # an older generation: nobody will ask for it
+            self._stray(old)  # an older generation: nobody will ask for it
+        self._expect_no_more(item.key)
         self._items[item.key] = item
         self._keys[item.lineage] = item.key
         if chance is not None and chance >= _LIKELY and self._expected_bytes + item.bytes <= self.max_bytes * _MOST_EXPECTED:
-            self._expected_bytes += 0 if item.key in self._expected else item.bytes
+            self._expected_bytes += item.bytes
             self._expected[item.key] = chance
         self._rank(item.key)
 
@@ -127,8 +127,12 @@ class DensityPolicy:
         for ghost in self._ghosts:
             ghost.drop(lineage)
         if (key := self._keys.get(lineage)) is not None:
-            self._expect_no_more(key)
-            self._strays[key] = None
+            self._stray(key)
+
+    def _stray(self, key: str) -> None:
+        """Let *key* leave before all that is ranked or expected."""
+        self._expect_no_more(key)
+        self._strays[key] = None
 
     # What the tier asks
 

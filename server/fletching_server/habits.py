@@ -16,7 +16,7 @@ from fletching_schemas import ReadRequest
 from fletching_server.access import ALL, AccessEvent
 from fletching_server.agenda import Agenda, Moment, Slot
 from fletching_server.calendars import Calendar, from_day_number
-from fletching_server.calibration import Calibration
+from fletching_server.calibration import Calibration, Calibrations, Standing
 from fletching_server.coaccess import CoAccess
 from fletching_server.predictor import Predictor, RelativeKey
 from fletching_server.sweeps import RunDetector, ahead
@@ -60,13 +60,13 @@ class Habits:
 
     agenda: Agenda
     predictor: Predictor = field(init=False)
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: Calibrations = field(default_factory=Calibrations)
     together: CoAccess = field(default_factory=CoAccess)
     across: CoAccess = field(default_factory=CoAccess)  # sessions of a group, by who was new to it
     pairs: Calibration = field(default_factory=Calibration)  # what a chance of being asked for together has meant
     runs: RunDetector = field(default_factory=RunDetector)
     shapes: OrderedDict[tuple[str, str], Shape] = field(default_factory=OrderedDict)
-    _said: dict[int, dict[RelativeKey, float]] = field(default_factory=dict)
+    _said: dict[int, dict[RelativeKey, tuple[float, Standing]]] = field(default_factory=dict)
     _seen: dict[int, set[RelativeKey]] = field(default_factory=dict)
     _paired: list[tuple[int, RelativeKey, float]] = field(default_factory=list)
 
@@ -143,7 +143,8 @@ class Habits:
         for found in self.predictor.expected(session, slots):
             shape = self.shapes.get((found.key.dataset, found.key.bucket))
             if shape is not None and shape.rolls:
-                yield Wanted(found.key, moment, tuple(slots), self.calibration(found.chance), found.weight, HABITS)
+                chance = self.calibration(found.chance, found.standing)
+                yield Wanted(found.key, moment, tuple(slots), chance, found.weight, HABITS)
 
     def because(self, wanted: Wanted) -> str:
         """Return, in words and counts, what speaks for *wanted*."""
@@ -156,22 +157,23 @@ class Habits:
     def say(self, session: int) -> None:
         """Remember what is predicted for *session*, so that it can be held against what comes; only the first time counts."""
         if session not in self._said:
-            self._said[session] = {each.key: each.chance for each in self.predictor.expected(session)}
+            self._said[session] = {each.key: (each.chance, each.standing) for each in self.predictor.expected(session)}
 
     def came(self, now: int) -> list[tuple[float, bool]]:
         """Return, of every session before *now* that something was predicted for: the calibrated chance, and whether it came."""
         outcomes = []
         for session in [session for session in self._said if session < now]:
             seen = self._seen.get(session, set())
-            outcomes += [(chance, key in seen) for key, chance in self._said.pop(session).items()]
+            outcomes += [(*predicted, key in seen) for key, predicted in self._said.pop(session).items()]
         over = [(raw, key in self._seen.get(session, ())) for session, key, raw in self._paired if session < now]
         self._paired = [each for each in self._paired if each[0] >= now]
         for session in [session for session in self._seen if session < now]:
             del self._seen[session]
-        told = [(self.calibration(chance), came) for chance, came in outcomes]
-        for calibration, learned in ((self.calibration, outcomes), (self.pairs, over)):
-            if learned:
-                calibration.learn(learned)
+        told = [(self.calibration(chance, standing), came) for chance, standing, came in outcomes]
+        if outcomes:
+            self.calibration.learn(outcomes)
+        if over:
+            self.pairs.learn(over)
         return told
 
     # From what is expected to a read

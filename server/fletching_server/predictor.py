@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from fletching_server.agenda import Agenda, DayType, Moment, Slot
+from fletching_server.calibration import Standing, standing_of
 
 HALF_LIFE: Final = 8.0  # sessions
 PRIOR_RATE: Final = 0.05  # of what was never seen, with the weight of PRIOR_COUNT sessions
@@ -60,11 +61,12 @@ class Because(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """A relative key, how likely anybody asks for it, and how much that matters (the weight of the askers' profiles)."""
+    """A relative key, how likely anybody asks for it, how much that matters (by the askers' profiles), and its standing."""
 
     key: RelativeKey
     chance: float
     weight: float
+    standing: Standing
 
 
 @dataclass(slots=True)
@@ -145,7 +147,12 @@ class Predictor:
                     sums[2] += chance * habit.weight
         for key, (none, total, weights) in found.items():
             if 1.0 - none > LEAST_CHANCE:
-                yield Expected(key, 1.0 - none, weights / total)
+                yield Expected(key, 1.0 - none, weights / total, self._standing(key, session))
+
+    def _standing(self, key: RelativeKey, session: int) -> Standing:
+        habits = self._habits[int(Slot.ANY)].get(key, {})
+        latest = max((habit.counts[int(DayType.ALL)].updated for habit in habits.values()), default=0)
+        return standing_of(max(0, session - latest), key.offset, len(habits))
 
     def because(self, key: RelativeKey, session: int, slots: Sequence[Slot] = (Slot.ANY,)) -> list[Because]:
         """Return what speaks for *key*, the strongest first."""

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 from benchmarks import key_traces
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -58,6 +58,7 @@ class Ranking(RuleBasedStateMachine):
         self.policy.touch(self.used)
         self.policy.facts()  # works it out
         self.asked += size
+        assert self.policy._keys.get(lineage) not in self.policy._expected
         for uses in self.uses.setdefault(lineage, [[] for _ in HALF_LIVES]):
             uses.append((self.asked, 1.0))
         self.last[lineage] = self.asked
@@ -77,6 +78,11 @@ class Ranking(RuleBasedStateMachine):
                 known[place] = [(self.asked, pretended)]
         self.last.setdefault(lineage, self.asked)
         self.ranked[lineage] = new
+
+    @rule()
+    def end_the_day(self) -> None:
+        self.policy.day_ended()
+        assert not self.policy._expected
 
     @precondition(lambda self: self.items)
     @rule(data=st.data())
@@ -108,11 +114,22 @@ class Ranking(RuleBasedStateMachine):
         order = self.policy.victims(10**9, ())  # asked once: to ask puts the heap right
         assert sorted(order) == sorted(self.items)
         ghost = self.policy._ghosts[self.policy._leader].held
-        ranks = [self.rank(key) if key not in self.policy._strays else -inf for key in order]
+        ranks = [self.rank(key) for key in order]
         assert all(before <= after + 1e-6 for before, after in pairwise(ranks))
-        assert all(self.items[key].lineage in ghost for key in self.items if key not in self.policy._strays)
+        apart = {*self.policy._strays, *self.policy._expected}
+        assert all(self.items[key].lineage in ghost for key in self.items if key not in apart)
+
+    @invariant()
+    def what_is_expected_is_counted_and_leaves_room(self) -> None:
+        if hasattr(self, "policy"):
+            expected = self.policy._expected
+            assert self.policy._expected_bytes == sum(self.items[key].bytes for key in expected) <= 0.7 * ROOM
 
     def rank(self, key: str) -> float:
+        if key in self.policy._strays:
+            return -inf
+        if key in self.policy._expected:
+            return inf
         lineage = self.items[key].lineage
         place = self.policy._place[self.policy._leader]
         if place == 0:
@@ -135,6 +152,19 @@ class Ranking(RuleBasedStateMachine):
 
 
 TestRanking = Ranking.TestCase
+TestRanking.settings = settings(max_examples=50, stateful_step_count=40)
+
+
+def test_what_is_likely_stays_until_it_is_asked_for_or_the_day_is_over() -> None:
+    policy = DensityPolicy(ROOM)
+    for lineage, chance in (("often", 0.9), ("seldom", 0.2), ("hardly", 0.05)):
+        policy.admit(item(lineage), chance)
+    held(policy, *(item(lineage) for lineage in "abc"))
+    assert policy.victims(99, ())[-2:] == ["seldom0", "often0"]
+    policy.touch(item("seldom"))
+    assert policy.victims(99, ())[-1:] == ["often0"]
+    policy.day_ended()
+    assert policy.victims(99, ())[-1:] == ["seldom0"]
 
 
 def test_the_older_generation_leaves_first_even_when_the_newer_one_is_gone_and_another_ranking_takes_over() -> None:

@@ -9,7 +9,7 @@ from heapq import heapify, heappop
 from typing import Final
 
 from fletching_server.agenda import Agenda
-from fletching_server.calibration import Calibration
+from fletching_server.calibration import Calibration, Calibrations, Standing
 from fletching_server.coaccess import CoAccess
 from fletching_server.judging import Judge, is_withheld
 from fletching_server.predictor import Predictor, RelativeKey
@@ -30,7 +30,7 @@ _LEAST_BUDGET: Final = 1200.0
 _RING_FILL: Final = 0.75  # of the ring may be what was read ahead and waits: what arrived for others needs room too
 _LEARNED: Final = 0.3  # the share of the newest session in what a session is taken to demand
 
-Prediction = tuple[RelativeKey, float, float]  # what, raw chance, calibrated chance
+Prediction = tuple[RelativeKey, float, Standing, float]  # what, raw chance, of what standing, calibrated chance
 
 
 class Ahead:
@@ -42,7 +42,7 @@ class Ahead:
         self._agenda, self._costs, self._memory, self._shelf, self._rule = agenda, costs, memory, shelf, rule
         self._warms, self._holdout = warms, holdout
         self.judge = Judge(rule.kappa)
-        self._predictor, self._calibration = Predictor(agenda), Calibration()
+        self._predictor, self._calibration = Predictor(agenda), Calibrations()
         self._together, self._across = CoAccess(), CoAccess()
         self.readers, self.warmers = Workers(4), Workers(4)
         self._looks: list[Look] = []
@@ -183,9 +183,9 @@ class Ahead:
         rule = self._rule if look.to_memory and not look.begins else replace(self._rule, kappa=min(self._rule.kappa, KAPPA_NIGHT))
         options: dict[str, tuple[Candidate, Task]] = {}
         for expected in self._predictor.expected(look.session, look.slots):
-            chance = self._calibration(expected.chance)
+            chance = self._calibration(expected.chance, expected.standing)
             if look.begins:
-                self._predictions.append((expected.key, expected.chance, chance))
+                self._predictions.append((expected.key, expected.chance, expected.standing, chance))
             if rule.hopeless(chance, expected.weight):
                 continue
             found = self._candidate(look.at, look.session, expected.key, chance, expected.weight, look)
@@ -202,10 +202,10 @@ class Ahead:
 
     def _begin(self, session: int) -> None:
         """Score the predictions of the session before, and learn what a chance means."""
-        for key, _, chance in self._predictions:
+        for key, _, _, chance in self._predictions:
             base = self._days[key] / max(1, session)
             self.judge.predicted(chance, min(base, 1.0), happened=key in self._touched)
-        self._calibration.learn((raw, key in self._touched) for key, raw, _ in self._predictions)
+        self._calibration.learn((raw, standing, key in self._touched) for key, raw, standing, _ in self._predictions)
         self._pairs_mean.learn((raw, key in self._touched) for key, raw in self._pairs)
         self._predictions, self._pairs, self._touched = [], [], set()
         self.judge.session_ended()

@@ -23,6 +23,7 @@ _DAY: Final = 86_400
 _BEFORE: Final = 2.5 * 3600
 _AFTER: Final = 4 * 3600
 _SETTLE: Final = timedelta(minutes=15)  # after the close a session's rows can be had, if not yet for good
+_CLEARLY: Final = 0.02
 _SATURDAY: Final = 5
 
 
@@ -49,8 +50,15 @@ KNOWN: Final = (
 
 def agenda_of(trace: Trace, name: str | None = None) -> tuple[Hours, Agenda]:
     """Return the hours that *trace* keeps, or those called *name*, and its sessions by them."""
-    hours = named(name) if name else max(KNOWN, key=lambda known: _fit(trace, known))
+    hours = named(name) if name else _fitting(trace)
     return hours, of_days(_sessions(trace, hours), ZoneInfo(hours.zone), hours.opens, hours.closes, _SETTLE)
+
+
+def _fitting(trace: Trace) -> Hours:
+    """Return the hours that fit best; plain ones, unless others are clearly better: people at work look alike one zone away."""
+    fits = {hours: _fit(trace, hours) for hours in KNOWN}
+    best = max(fits, key=fits.__getitem__)
+    return best if fits[best] > fits[KNOWN[0]] + _CLEARLY else KNOWN[0]
 
 
 def named(name: str) -> Hours:

@@ -13,7 +13,7 @@ from fletching_server.replaying import Trace, trace_of
 
 MB: Final = 1_000_000
 SESSIONS: Final = weekdays(date(2026, 9, 7), date(2026, 10, 30))
-SCHEMA: Final = {
+SCHEMA: Final[dict[str, Any]] = {
     "ts": pl.Datetime("us", "UTC"),
     "principal": pl.String,
     "profile": pl.String,
