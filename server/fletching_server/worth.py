@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 KAPPA: Final = 0.1  # seconds of somebody who waits that a background second is worth
-KAPPA_NIGHT: Final = 0.04  # the same while nobody is there who could be in its way
+KAPPA_NIGHT: Final = 0.05  # the same while nobody is there who could be in its way
 CLASSIC: Final = 0.7  # the fixed confidence that other prefetchers ask for
 WEIGHTS: Final = {"trading": 5.0, "research": 1.0, "backtesting": 0.2}  # what a second of waiting matters, by profile
 
