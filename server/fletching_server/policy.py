@@ -93,7 +93,6 @@ class LruPolicy:
         if len(uses) > GHOSTS + len(held):
             uses.popitem(last=False)
         if key in held:
-            held[key] = item
             held.move_to_end(key)
 
     def admit(self, item: Item, chance: float | None = None) -> None:

@@ -38,6 +38,16 @@ def test_as_many_leave_as_their_bytes_take() -> None:
     assert policy.victims(100, {"b"}) == ["a", "c"]
 
 
+def test_bytes_are_those_that_were_admitted_whatever_a_use_says() -> None:
+    policy = LruPolicy()
+    for key in "ab":
+        policy.admit(item(key, 10))
+    policy.touch(item("b", 1000))
+    policy.touch(item("a", 1000))
+    assert policy.victims(11, ()) == ["b", "a"]
+    assert policy.told("a")["bytes"] == 10
+
+
 def test_a_small_file_and_one_that_is_mostly_wanted_are_held_whole_at_once() -> None:
     policy = LruPolicy()
     assert policy.wants_whole(item("a", SMALL_BYTES), 0.001)
