@@ -146,6 +146,7 @@ def test_every_action_works_without_our_client(client: fl.FlightClient, rig: Rig
         Action.EXPLAIN: of_table,
         Action.COMPACT: of_table,
         Action.RETENTION: of_table,
+        Action.WARM: of_table,
         Action.INVALIDATE: b'{"dataset":"trades"}',
         Action.PROVENANCE: b'{"dataset":"trades"}',
         Action.RESTATEMENTS: b'{"dataset":"trades"}',

@@ -26,7 +26,7 @@ HABITS, RUNS, TOGETHER = "habits", "runs", "together"  # the arms
 ANY_BUCKET: Final = "*"
 _PARTNERS: Final = 8  # looked at after each touch
 _BUDGET_SHARE: Final = 1.5  # of the seconds that demand takes in a session: at most so many go into background work
-_LEAST_BUDGET: Final = 1200.0
+_LEAST_BUDGET: Final = 120.0
 _RING_FILL: Final = 0.75  # of the ring may be what was read ahead and waits: what arrived for others needs room too
 _LEARNED: Final = 0.3  # the share of the newest session in what a session is taken to demand
 
