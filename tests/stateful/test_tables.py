@@ -109,6 +109,7 @@ class TablesMachine(RuleBasedStateMachine):
     def opened(self) -> Engine:
         chosen: dict[str, Any] = {"compact_segments": 10_000, "compact_idle_seconds": 3600, "history_days": HISTORY_DAYS}
         chosen |= {"compact_settle_seconds": 1e9, "vacuum_seconds": 1e9, "scrub_days": 0}  # what happens is what a rule says
+        chosen |= {"hot_list": False, "access_seconds": 3600.0, "warm": False}  # and no file changes while the store is copied
         return open_engine(self.store, clock=self.clock, memory=self.memory, query_memory="64MiB", threads=1, **chosen)
 
     @property
