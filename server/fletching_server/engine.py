@@ -29,6 +29,7 @@ from fletching_server.clock import Clock, SystemClock
 from fletching_server.cold import ColdTier
 from fletching_server.compaction import Compaction
 from fletching_server.compactor import Compactor
+from fletching_server.completion import Completion
 from fletching_server.density import DensityPolicy
 from fletching_server.desk import Desk
 from fletching_server.evidence import Evidence
@@ -36,11 +37,14 @@ from fletching_server.fills import Fills
 from fletching_server.filtered import FilteredReads
 from fletching_server.gathering import Gathering
 from fletching_server.guard import Guard
+from fletching_server.holding import Holding
 from fletching_server.hot import HotTier
 from fletching_server.hot_list import HotList
 from fletching_server.inspection import Inspection
 from fletching_server.learning import Learning
 from fletching_server.notes import Notes
+from fletching_server.pictures import Pictures
+from fletching_server.plans import Plans
 from fletching_server.policy import LruPolicy, Policy
 from fletching_server.quarantine import Quarantine
 from fletching_server.quota import FIRST_SECONDS, LULL_SECONDS, Quota
@@ -134,8 +138,10 @@ class Engine:
         self._calls = Calls(store.root, desk, clock, stats, int(settings.call_cache), settings.source_calls)
         opened.callback(self._calls.close)
         self.tracking = tracking = Tracking(clock)
-        self._reads = Reads(store, hot, cold, fills, repairs, desk, calendars, clock, stats, uses, self.access.queue, tracking)
-        self._reads.run_length = Runs(clock)
+        pictures, plans = Pictures(store, calendars, clock), Plans(store, desk, calendars)
+        completion, self._holding = Completion(fills, desk, uses, stats), Holding(hot, cold, uses, Runs(clock))
+        self._fills = fills
+        self._reads = Reads(pictures, plans, completion, self._holding, repairs, clock, stats, self.access.queue, tracking)
         opened.callback(self._reads.close)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
         self._warming = Warming(store, hot, cold, self._reads, desk, clock, uses, tracking)
