@@ -13,7 +13,8 @@ from typing import Final
 
 from fletching_schemas import ReadRequest, Tier
 from fletching_server.cold import ColdTier
-from fletching_server.hot import HotTier, Lease
+from fletching_server.hot import HotTier
+from fletching_server.leases import Lease
 from fletching_server.pieces import Piece, Run, pieces
 from fletching_server.plan import Plan
 from fletching_server.policy import cheaper_whole
