@@ -1,6 +1,6 @@
 """The access log on disk: small Parquet files by UTC day, joined as they become many, into one when the day is over.
 
-<store>/access/YYYY-MM-DD/KIND-LEVEL-FIRST-ID.parquet
+<store>/access/YYYY-MM-DD/KIND-LEVEL-FIRST-ID.pq
 
 *KIND* is events or groups. Files of a level that become many are joined into one of the next; the new file names those it
 replaces, so a process that dies between writing it and removing them leaves no row twice. What cannot be read is told once,
@@ -31,10 +31,11 @@ from fletching_server.failpoints import Purpose, Removal
 log = structlog.get_logger(__name__)
 
 FORMAT: Final = 1
+SUFFIX: Final = ".pq"  # Parquet, but no data: whoever looks for *.parquet in a store finds what the catalogue vouches for
 MANY: Final = 32  # files of a level, from which on they are joined
 KINDS: Final[Mapping[str, pa.Schema]] = {"events": EVENTS, "groups": GROUPS}
 _FORMAT_KEY, _REPLACES_KEY = b"fletching.access_log", b"fletching.replaces"
-_NAME: Final = re.compile(r"(events|groups)-(\d+)-(-?\d+)-([0-9a-f]+)\.parquet")
+_NAME: Final = re.compile(rf"(events|groups)-(\d+)-(-?\d+)-([0-9a-f]+){re.escape(SUFFIX)}")
 _TRIES: Final = 20  # for a day whose files are being joined by another process meanwhile
 _BATCH_ROWS: Final = 65_536
 _UNREADABLE: Final = (OSError, ValueError, LookupError, TypeError, pa.ArrowException)
@@ -131,7 +132,7 @@ class AccessFiles:
         batches: Sequence[pa.RecordBatch] | Iterator[pa.RecordBatch],
         replaced: Sequence[LogFile] = (),
     ) -> None:
-        path = self._folder(day) / f"{kind}-{level}-{first:016}-{file_id}.parquet"
+        path = self._folder(day) / f"{kind}-{level}-{first:016}-{file_id}{SUFFIX}"
         facts = {_FORMAT_KEY: str(FORMAT), _REPLACES_KEY: json.dumps([file.path.name for file in replaced])}
         with disk.creating(path, sync=False, purpose=Purpose.ACCESS) as file:
             options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}

@@ -226,10 +226,6 @@ class AccessLog:
                     return tuple(batch.column("symbols")[names.index(group)].as_py())
         return ()
 
-    def facts(self) -> dict[str, int]:
-        """Return what the log takes on disk, and how many reads wait to be written."""
-        return {"access_log_bytes": self.files.bytes(), "access_log_waiting": len(self.queue.waiting) if self.queue else 0}
-
 
 def _day(at: float) -> date:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=at)).date()

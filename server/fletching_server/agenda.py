@@ -146,7 +146,7 @@ def of_calendar(calendar: Calendar, first: date, last: date) -> Agenda:
     low, high = day_number(first), day_number(last)
     places = [place for place, day in enumerate(calendar.days.tolist()) if low <= day <= high]
     days = tuple(int(calendar.days[place]) for place in places)
-    short = set(calendar.half_days(low, high))
+    short = {day_number(day) for day in calendar.half_days(low, high)}
     return Agenda(
         days,
         tuple(_midnight(day, calendar.zone) for day in days),

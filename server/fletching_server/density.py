@@ -28,6 +28,8 @@ _MARGIN: Final = 1.02  # by so much another ghost must be better: changing sides
 _FEW: Final = 32  # one in so many of what is new comes in, where thrashing is to be resisted
 _MOST_NOTED: Final = 256  # uses that wait to be worked out; some milliseconds, once in so many different ones
 _LONG_AGO: Final = 60.0  # half-lives after which nothing counts any more
+_LIKELY: Final = 0.1  # from this chance on what is expected stays until it is asked for, or the day is over
+_MOST_EXPECTED: Final = 0.7  # of memory that may be kept so
 _SPARE: Final = 64  # ranks of what has left, in the heap
 _MOST_KNOWN: Final = 131_072  # histories; a few hundred bytes each
 _LEAST_SECONDS: Final = 1e-6
@@ -62,6 +64,8 @@ class DensityPolicy:
         self._keys: dict[str, str] = {}  # held, by lineage
         self._heap: list[tuple[float, str]] = []  # of held keys by rank; a rank that has grown is put right when it surfaces
         self._strays: dict[str, None] = {}  # held keys whose lineage the ghost in charge does not hold, the worst first
+        self._expected: dict[str, float] = {}  # held keys that somebody is expected to ask for today, and has not yet; the chance
+        self._expected_bytes = 0
         self._credit = [0.0] * len(self._ghosts)
         self._scale = 1.0  # of a second saved now
         self._compared = 0
@@ -86,6 +90,8 @@ class DensityPolicy:
             self._asked += item.bytes * count
             uses = self._uses[item.lineage] = self._used(self._uses.get(item.lineage), count)
             self._run(item, uses, count)
+            if (key := self._keys.get(item.lineage)) is not None and self._expect_no_more(key):
+                self._rank(key)
             if self._asked - self._compared >= self.max_bytes * _CHOSEN_EVERY:
                 self._compare()
         if len(self._uses) > self._most:
@@ -97,13 +103,18 @@ class DensityPolicy:
         if chance is not None:
             self._expect(item, chance)
         if (old := self._keys.get(item.lineage)) is not None and old != item.key:
+            self._expect_no_more(old)
             self._strays[old] = None  # an older generation: nobody will ask for it
         self._items[item.key] = item
         self._keys[item.lineage] = item.key
+        if chance is not None and chance >= _LIKELY and self._expected_bytes + item.bytes <= self.max_bytes * _MOST_EXPECTED:
+            self._expected_bytes += 0 if item.key in self._expected else item.bytes
+            self._expected[item.key] = chance
         self._rank(item.key)
 
     def leave(self, key: str) -> None:
         """Note that *key* is not held any more; its history stays."""
+        self._expect_no_more(key)
         item = self._items.pop(key, None)
         self._strays.pop(key, None)
         if item is not None and self._keys.get(item.lineage) == key:
@@ -116,6 +127,7 @@ class DensityPolicy:
         for ghost in self._ghosts:
             ghost.drop(lineage)
         if (key := self._keys.get(lineage)) is not None:
+            self._expect_no_more(key)
             self._strays[key] = None
 
     # What the tier asks
@@ -125,7 +137,7 @@ class DensityPolicy:
         self._settle()
         chosen: list[str] = []
         surfaced: dict[str, float] = {}
-        for key in chain(self._strays, self._lowest_first(surfaced)):
+        for key in chain(self._strays, self._lowest_first(surfaced), self._least_expected_first()):
             if excess <= 0:
                 break
             if key not in leased:
@@ -139,7 +151,7 @@ class DensityPolicy:
         """Yield what the ghost in charge holds too, by its rank; what leaves the heap for this is *surfaced*."""
         while self._heap:
             score, key = heappop(self._heap)
-            if key not in self._items or key in self._strays:
+            if key not in self._items or key in self._strays or key in self._expected:
                 continue
             present = self._score(key)
             if present > score:
@@ -148,16 +160,35 @@ class DensityPolicy:
                 surfaced[key] = present
                 yield key
 
+    def _least_expected_first(self) -> Iterator[str]:
+        """Yield what is expected and was not asked for yet, the fewest seconds to be saved per byte first."""
+        items = self._items
+        yield from sorted(
+            self._expected, key=lambda key: (self._expected[key] * items[key].refill_seconds / max(items[key].bytes, 1), key)
+        )
+
+    def _expect_no_more(self, key: str) -> bool:
+        """Let *key* rank like any other; return whether it was expected."""
+        if self._expected.pop(key, None) is None:
+            return False
+        self._expected_bytes -= self._items[key].bytes
+        return True
+
     def _score(self, key: str) -> float:
         return self._ghosts[self._leader].held[self._items[key].lineage].score
 
     def _rank(self, key: str) -> None:
         """Let *key* leave by its rank, or as a stray."""
+        if key in self._expected:
+            self._strays.pop(key, None)
+            return
         if self._items[key].lineage in self._ghosts[self._leader].held and self._keys.get(self._items[key].lineage) == key:
             self._strays.pop(key, None)
             heappush(self._heap, (self._score(key), key))
             if len(self._heap) > 2 * len(self._items) + _SPARE:
-                self._heap = sorted((self._score(held), held) for held in self._items if held not in self._strays)
+                self._heap = sorted(
+                    (self._score(held), held) for held in self._items if held not in self._strays and held not in self._expected
+                )
         else:
             self._strays[key] = None
 
@@ -171,7 +202,7 @@ class DensityPolicy:
             return item.lineage in self._ghosts[self._leader].held or not victims
         if not victims:
             return True
-        mine = self._expected(item, chance)
+        mine = self._worth_expected(item, chance)
         return bool(sum(2.0 ** min(self._worth(self._items[key]) - mine, 60.0) for key in victims) < 1.0)
 
     def wants_whole(self, item: Item, share: float) -> bool:
@@ -199,6 +230,9 @@ class DensityPolicy:
         self._settle()
         turnovers = (self._asked - self._day_began) / self.max_bytes
         self._day_began = self._asked
+        for key in list(self._expected):
+            self._expect_no_more(key)
+            self._rank(key)
         if turnovers > 0:
             self._day += _LEARNED * (turnovers - self._day)
 
@@ -249,7 +283,7 @@ class DensityPolicy:
         rate = -2 * log(1.0 - min(chance, _SURE))
         return log2(max(rate * life / log(2), 1e-9))
 
-    def _expected(self, item: Item, chance: float) -> float:
+    def _worth_expected(self, item: Item, chance: float) -> float:
         asked = self._asked / self._lives[_PRICED_BY] + self._pretended(chance, HALF_LIVES[_PRICED_BY])
         return asked + log2(max(item.refill_seconds, _LEAST_SECONDS))
 
@@ -274,7 +308,7 @@ class DensityPolicy:
             if found > 0:
                 self._credit[number] += self._scale * seconds * found
         for gone in leader.gone:
-            if (key := self._keys.get(gone)) is not None:
+            if (key := self._keys.get(gone)) is not None and key not in self._expected:
                 self._strays[key] = None
         if (key := self._keys.get(lineage)) is not None and (present := leader.held.get(lineage)) is not None:
             fell = before is not None and present.score < before.score
@@ -305,7 +339,7 @@ class DensityPolicy:
         for lineage in by_use[: len(by_use) // 2]:
             if lineage not in self._keys and not any(lineage in ghost.held for ghost in self._ghosts):
                 del self._uses[lineage]
-        self._most = max(_MOST_KNOWN, 2 * len(self._uses))  # what is held stays, however much: a look at all of it pays once
+        self._most = max(_MOST_KNOWN, len(self._uses) * 3 // 2)  # what is held stays, however much: a look at it pays once
 
 
 def _added(weight: float, at: float) -> float:

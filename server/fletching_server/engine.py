@@ -144,12 +144,7 @@ class Engine:
         self._reads = Reads(pictures, plans, completion, self._holding, repairs, clock, stats, self.access.queue, tracking)
         opened.callback(self._reads.close)
         self._adjusted = AdjustedReads(store, self._reads, hot, clock)
-        self._warming = Warming(store, hot, cold, self._reads, desk, clock, uses, tracking)
-        self._wishes = Wishes(store, hot, self._reads, self._warming, clock, settings)
-        learning = Learning(self.access, store, calendars, clock)
-        told = (hot, store, desk, calendars, clock, stats, settings)
-        self.warmer = Warmer(learning, self._warming, tracking, self._reads, *told)
-        opened.callback(self.warmer.background.close)
+        self._look_ahead(uses, opened)
         self._filtered = FilteredReads(store, self._reads, self._adjusted, desk, calendars, clock)
         self.evidence = Evidence(store, gathering, self._reads, desk, calendars, clock, settings.calendar)
         opened.callback(self.evidence.close)
@@ -163,6 +158,16 @@ class Engine:
         compactor = Compactor(store, self._compaction, clock, settings.compact_idle_seconds, settings.vacuum_seconds)
         opened.callback(compactor.close)
         self._tend(repairs, uses, opened, starts=recover)
+
+    def _look_ahead(self, uses: Uses, opened: ExitStack) -> None:
+        """Build what has rows ready before anybody asks."""
+        settings, store, hot, clock, tracking = self.settings, self.store, self.hot, self.clock, self.tracking
+        warming = Warming(store, hot, self.cold, self._reads, self.desk, clock, uses, tracking)
+        self._wishes = Wishes(store, hot, self._reads, warming, clock, settings)
+        learning = Learning(self.access, store, self.calendars, clock)
+        told = (hot, store, self.desk, self.calendars, clock, self.stats, settings)
+        self.warmer = Warmer(learning, warming, tracking, self._reads, *told)
+        opened.callback(self.warmer.background.close)
 
     def _tend(self, repairs: Repairs, uses: Uses, opened: ExitStack, *, starts: bool) -> None:
         """Build what looks after the disk, and start it where the store is not only looked at."""
@@ -180,6 +185,7 @@ class Engine:
             if settings.warm:
                 self.warmer.background.start()
             store.catalogue.on_commit(lambda _dataset: self._evicting.wake())
+            store.catalogue.on_commit(self.warmer.committed)
             for notes, work in ((uses, self._evicting), (self.scrubber, self._scrubbing)):
                 opened.callback(notes.save, now=True)
                 opened.callback(work.close)
@@ -296,14 +302,8 @@ class Engine:
         return [*problems_of(self.store, self.cold, self.calendars), *self._calls.problems(), *self.hot.check()]
 
     def _figures(self) -> dict[str, Any]:
-        return (
-            self._inspection.stats()
-            | self._calls.facts()
-            | self.quota.facts()
-            | self.scrubber.facts()
-            | self.access.facts()
-            | self.warmer.facts()
-        )
+        self.access.flush()  # else it would be chance how many reads are logged
+        return self._inspection.stats() | self._calls.facts() | self.quota.facts() | self.scrubber.facts() | self.warmer.facts()
 
     def _troubles(self) -> dict[str, Any]:
         """Return what somebody should look at: damaged user data, a quota that cannot be kept."""

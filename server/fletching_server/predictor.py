@@ -95,17 +95,25 @@ class Predictor:
         self._pruned = 0
 
     def note(self, principal: str, moment: Moment, key: RelativeKey, weight: float = 1.0) -> bool:
-        """Count one touch; return whether it is the first of this key by this principal in this slot and session."""
+        """Count one touch; return whether it is the first of this key by this principal in this slot and session.
+
+        Told late, after one of a later session, it is not counted: nobody knows any more whether it has been.
+        """
         session = moment.session
-        self._first.setdefault(principal, session)
+        self._see(principal, session)
         if not self._hit(int(moment.slot), principal, key, session, weight):
             return False
         if not self.knows(principal, key):
-            self._first.setdefault(NEWCOMERS, session)
+            self._see(NEWCOMERS, session)
             self._hit(int(Slot.ANY), NEWCOMERS, key, session, weight)
         self._hit(int(Slot.ANY), principal, key, session, weight)
         self._prune(session)
         return True
+
+    def _see(self, principal: str, session: int) -> None:
+        first = self._first.get(principal)
+        if first is None or session < first:
+            self._first[principal] = session
 
     def knows(self, principal: str, key: RelativeKey) -> bool:
         """Return whether *principal* has asked for *key* before."""
@@ -233,11 +241,9 @@ def _count(counts: dict[int, _Count], kind: int, session: int) -> None:
     count = counts.get(kind)
     if count is None:
         counts[kind] = _Count(1.0, session)
-    elif count.updated < session:
+    else:
         count.hits = count.hits * _fade(session - count.updated) + 1.0
         count.updated = session
-    elif count.updated > session:  # told late: it weighs what it would have
-        count.hits += _fade(count.updated - session)
 
 
 def _chance(counts: Mapping[int, _Count], types: Sequence[int], exposures: Sequence[float], session: int) -> float:

@@ -9,7 +9,7 @@ from fletching_server.agenda import Agenda, Slot
 
 LEAD_SECONDS: Final = 1800.0  # before the first people come in; loading a day's set from disk takes seconds, fetching it minutes
 SHORT_LEAD_SECONDS: Final = 300.0
-_PARTS: Final = (Slot.FIRST_HOUR, Slot.MIDDAY, Slot.LAST_HOUR, Slot.POST_CLOSE, Slot.EVENING)
+_PARTS: Final = (Slot.FIRST_HOUR, Slot.MIDDAY, Slot.LAST_HOUR, Slot.POST_CLOSE, Slot.EVENING, Slot.CLOSED)
 
 
 @dataclass(frozen=True, order=True)

@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_SECONDS: Final = 5.0  # a start belongs to readers
 LULL_SECONDS: Final = 0.2
-_SOON_SECONDS: Final = 1.0
+_SOON_SECONDS: Final = 0.25  # between looks at the clock: it may be set, the machine may sleep
 _MOST_OFFERS: Final = 500  # per look; a plan for each takes up to some milliseconds
 _MOST_URGENT: Final = 64  # of what reads make likely at once, per look: the newest
 _URGENT_SECONDS: Final = 600.0  # what is likely at once is good for so long
@@ -101,6 +101,11 @@ class Warmer:
         if self.on:
             self._learning.hear(events)
             self.background.wake()
+
+    def committed(self, dataset: str) -> None:
+        """Look again soon where files that were loaded for somebody may have been folded into others; returns at once."""
+        if any(mark.memory for mark in self._tracking.marks.get(dataset, ())):
+            self._next_look = 0.0
 
     def work(self) -> float:
         """Learn, look ahead where that is due, act; return after how many seconds to look again."""

@@ -97,7 +97,7 @@ def test_verify_ends_with_0_for_a_sound_store_and_with_1_for_a_damaged_one(run: 
     sound = run("verify", store)
     assert sound.exit_code == 0
     assert "0 problems" in sound.stdout
-    [file] = (store / "journal").rglob("*.parquet")
+    [file] = store.rglob("*.parquet")
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 2] ^= 1
     file.write_bytes(raw)

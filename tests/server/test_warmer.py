@@ -500,6 +500,18 @@ def test_after_a_half_day_rows_are_fetched_earlier(open_warm: Open, open_store: 
     assert fetched[days[-1]] == [False, True, True]
 
 
+def test_what_was_folded_after_it_was_loaded_is_loaded_again(open_warm: Open) -> None:
+    engine = open_warm()
+    live(engine, WEEK)
+    look(engine, MONDAY, BEFORE)
+    engine.act(Action.EVICT, {})
+    engine.act(Action.COMPACT, {"dataset": "bars_1d"})
+    assert engine.hot.facts()["hot_entries"] == 0
+    engine.warmer.work()
+    info = morning_read(engine, MONDAY)
+    assert (info.tier, info.upstream_calls) == ("hot", 0)
+
+
 def test_a_deleted_dataset_is_expected_no_more(open_warm: Open, market: TableSource) -> None:
     engine = open_warm()
     live(engine, WEEK)

@@ -180,7 +180,7 @@ class Ahead:
             self._begin(look.session)
         if not self._warms:
             return
-        rule = self._rule if look.to_memory else replace(self._rule, kappa=min(self._rule.kappa, KAPPA_NIGHT))
+        rule = self._rule if look.to_memory and not look.begins else replace(self._rule, kappa=min(self._rule.kappa, KAPPA_NIGHT))
         options: dict[str, tuple[Candidate, Task]] = {}
         for expected in self._predictor.expected(look.session, look.slots):
             chance = self._calibration(expected.chance)

@@ -125,7 +125,7 @@ class _Run:
         if not sweeps:
             memory.policy.touch(item)
         self._shelf.use(item_of(key, size, costs.upstream.of(size)))
-        if (arrives := self._flights.get(key, 0.0)) > now:
+        if (arrives := self._flights.get(key, now)) > now:
             return self._waited("upstream", arrives - now)
         if memory.holds(key):
             if key in memory.ring:

@@ -25,7 +25,7 @@ class Workers:
     """So many workers; a task begins when one of them is free. What has not begun can be taken back."""
 
     def __init__(self, count: int) -> None:
-        self._free = [0.0] * count
+        self._free = [float("-inf")] * count
         self._ends: list[tuple[float, str]] = []
         self.tasks: dict[str, Task] = {}
 
