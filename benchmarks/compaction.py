@@ -172,7 +172,7 @@ class _Year:
         self._books.journal += sum(file.bytes for file in added if file.seq > self._seen and not file.since)
         self._seen = engine.store.state("daily").generation
         for _ in range(20):
-            while engine._compaction.step("daily", quiet=True):  # noqa: SLF001  # in place of the thread, whose clock would be real
+            while engine._parts.write_path.compaction.step("daily", quiet=True):  # noqa: SLF001  # in place of the thread, whose clock would be real
                 pass
             self._clock.advance(hours=1)
         engine.store.vacuum("daily")

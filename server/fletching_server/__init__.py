@@ -2,10 +2,10 @@
 
     cli, __main__           commands                       testing      contract suites and a clock for users' tests
     service                 a server's life                flight       the Flight edge: decode, call, encode
-    engine                  puts the parts together
+    engine, actions         the verbs                      assembly     puts the parts together
     reads, fills, writes    the three paths                compaction, repair, verify, inspection
-    plan                    what a request resolves to, before any data moves
-    hot, cold               the tiers                      desk         the sources of one engine
+    plan, plans             what a request resolves to     completion, holding     gaps closed, files held
+    hot, books, cold        the tiers                      desk         the sources of one engine
     sweeping, hot_list      beside memory; after a start   policy       what deserves memory
     store, catalogue        the durable side               changes, tables, snapshot, parquet, disk
     calendars, coverage, admission, image, pieces, batches, spans, refills     pure parts

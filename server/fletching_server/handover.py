@@ -19,7 +19,8 @@ import structlog
 
 from fletching_server.answering import Answer
 from fletching_server.batches import tight
-from fletching_server.hot import HotTier, Lease
+from fletching_server.hot import HotTier
+from fletching_server.leases import Lease
 from fletching_server.lifetimes import Lifetimes
 from fletching_server.pieces import Layers, Part, Place, gathered
 from fletching_server.sealed import Sealed

@@ -11,7 +11,7 @@ import select
 import threading
 from typing import Final
 
-from fletching_server.hot import Lease
+from fletching_server.leases import Lease
 
 _ENDED: Final = select.EPOLLHUP | select.EPOLLERR
 

@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 
 from fletching_schemas import Action
 from fletching_schemas.errors import InvalidRequest, ListenFailed
-from fletching_server import hot, stats
+from fletching_server import books, stats
 
-_COUNTERS: Final = {**stats.COUNTERS, **hot.COUNTERS}
+_COUNTERS: Final = {**stats.COUNTERS, **books.COUNTERS}
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer

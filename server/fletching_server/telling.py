@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from fletching_schemas import Gap, SymbolStatus
 from fletching_schemas.errors import Error
 from fletching_server.calendars import from_day_number
 from fletching_server.gaps import Gaps, uncovered
 from fletching_server.plan import Plan
+from fletching_server.reading import Reading
 from fletching_server.snapshot import DatasetState
 from fletching_server.spans import AGEING, PROVISIONAL, UNCONFIRMED, Days, Span, overlapping
 
 _OK = SymbolStatus("ok")
 Errors = Mapping[str, Error]
 _NOTHING_FAILED: Errors = {}
+
+
+def tell(reading: Reading, plan: Plan, state: DatasetState, now: datetime, *, fillable: bool) -> None:
+    """Put into the info of *reading* what it tells about its answer; *fillable*: there is a source for what is missing."""
+    info = reading.info
+    info.tell_gaps(told_gaps(plan, state, "not_cached" if fillable else "no_source", reading.failed))
+    info.symbols = statuses(plan, state, reading.failed, reading.stale)
+    info.stale = bool(reading.stale) or any_ageing(plan.due, state)
+    fetched = oldest_fetch(plan, state)
+    info.age_seconds = None if fetched is None else max(0.0, now.timestamp() - fetched)
 
 
 def told_gaps(plan: Plan, state: DatasetState, unfilled_reason: str, failed: Errors = _NOTHING_FAILED) -> list[Gap]:

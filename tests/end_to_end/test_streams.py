@@ -188,7 +188,7 @@ def test_many_streams_at_once_are_each_whole(rigs: Rigs, plane: str, big: pl.Dat
 def test_a_stream_begins_before_its_answer_is_complete_and_never_holds_all_of_it(
     rigs: Rigs, plane: str, big: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fletching_server.reads.GROUP_BYTES", 2 << 20)  # a dozen groups, without a table of a gigabyte
+    monkeypatch.setattr("fletching_server.holding.GROUP_BYTES", 2 << 20)  # a dozen groups, without a table of a gigabyte
     rig = rigs(plane, memory="1MiB")  # too little for the file: it is read group by group
     rig.cache.write("big", big, keys=["symbol", "ts"])
     read: list[int] = []

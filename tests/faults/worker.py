@@ -159,7 +159,7 @@ class Child:
         folding = {"compact_segments": 3, "compact_idle_seconds": 0.01}
         size = {"memory": "4MiB", "query_memory": "64MiB", "threads": 1, "history_days": HISTORY_DAYS, "disk": "16KiB"}
         engine = open_engine(self.folder, [self.source], clock=self.clock, **{**folding, **size, **chosen})
-        engine._evicting.close()  # the quota is kept where the parent is told so
+        engine._parts.housekeeping.evicting.close()  # the quota is kept where the parent is told so
         return engine
 
     def say(self, **told: Any) -> None:

@@ -206,5 +206,5 @@ def test_prices_that_change_nothing_are_not_kept(engine: Engine) -> None:
     for _ in range(3):
         closes(engine, B, adjust="qfq")
         entries = held(engine)
-    assert all(not key.startswith("adjusted") for key in engine.hot._entries)
-    assert entries == len(engine.hot._entries)
+    assert all(not key.startswith("adjusted") for key in engine.hot._books.entries)
+    assert entries == len(engine.hot._books.entries)

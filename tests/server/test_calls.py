@@ -175,7 +175,7 @@ def test_a_source_gets_as_many_calls_at_once_as_it_states(open_store: Opener, li
 
 def test_an_answer_that_came_between_looking_and_asking_is_taken(engine: Engine, library: LibrarySource) -> None:
     """A looks and finds nothing, B's call lands and leaves, A finds nothing to join."""
-    calls = engine._calls
+    calls = engine._parts.upstream.calls
     looked, go_on = threading.Event(), threading.Event()
     embark = calls._embark
 

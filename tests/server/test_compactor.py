@@ -56,7 +56,7 @@ def test_one_dataset_that_fails_does_not_keep_the_others_waiting(
     open_store: Opener, source: TableSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_store(source)
-    step = engine._compaction.step
+    step = engine._parts.write_path.compaction.step
     tried = threading.Semaphore(0)
 
     def failing(dataset: str, *, quiet: bool) -> bool:
@@ -65,7 +65,7 @@ def test_one_dataset_that_fails_does_not_keep_the_others_waiting(
             raise OSError("no room")
         return step(dataset, quiet=quiet)
 
-    monkeypatch.setattr(engine._compaction, "step", failing)
+    monkeypatch.setattr(engine._parts.write_path.compaction, "step", failing)
     read(engine, symbols=SYMBOLS[0], start=MON, end=FRI)
     assert tried.acquire(timeout=10)
     monkeypatch.setattr(tiers, "FULL_BYTES", 1)
@@ -79,7 +79,7 @@ def test_what_is_older_than_it_is_kept_leaves_by_itself(open_store: Opener, cloc
     engine = open_store(vacuum_seconds=3600)
     for x in range(2):
         write(engine, "mine", [{"id": "a", "day": MON, "x": x}], keys=KEYS if not x else None)
-        engine._compaction.compact("mine")
+        engine._parts.write_path.compaction.compact("mine")
         clock.advance(days=8)
     assert engine.store.history_bytes() > 0
     gone = on_commit(engine, "mine", lambda: engine.store.history_bytes() == 0)

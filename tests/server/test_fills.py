@@ -48,7 +48,7 @@ def known(engine: Engine) -> dict[str, Any]:
 
 def joined(engine: Engine, symbol: str) -> int:
     """Return how many flights of *symbol* are on the board."""
-    return len(engine._reads._fills._board.get(("bars_1d", symbol), ()))
+    return len(engine._parts.upstream.fills._board.get(("bars_1d", symbol), ()))
 
 
 # One flight per cell
@@ -78,7 +78,7 @@ def test_threads_that_start_together_ask_for_every_cell_once(engine: Engine, sou
 def test_what_landed_between_a_look_and_the_call_is_not_fetched_again(
     engine: Engine, source: TableSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fills = engine._reads._fills
+    fills = engine._parts.upstream.fills
     real = fills.close_gaps
 
     def late(*arguments: Any, **options: Any) -> Any:

@@ -169,7 +169,7 @@ def test_a_limit_gives_the_first_rows_and_lets_go(limit: int, where: Any, market
 
 
 def test_a_limit_stops_the_reading(open_store: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fletching_server.reads.GROUP_BYTES", 256 << 10)
+    monkeypatch.setattr("fletching_server.holding.GROUP_BYTES", 256 << 10)
     engine = open_store(memory="64KiB")  # nothing of the table fits: it is read in groups of symbols
     rows = [{"symbol": f"S{number:03}", "day": FIRST, "text": "x" * 4000} for number in range(1000)]
     write(engine, "wide", rows, keys=["symbol", "day"])

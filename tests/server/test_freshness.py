@@ -45,7 +45,7 @@ def calls(engine: Engine, start: date = TODAY, end: date = TODAY, **more: Any) -
 
 def settle(engine: Engine) -> None:
     """Wait for what runs in the background."""
-    fills = engine._reads._fills
+    fills = engine._parts.upstream.fills
     with fills._lock:
         flights = {id(flight): flight for row in fills._board.values() for flight in row}
     for flight in flights.values():

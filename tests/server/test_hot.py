@@ -12,8 +12,9 @@ import pytest
 import structlog
 from tests.conftest import Background, in_threads
 
-from fletching_server.hot import HotTier, Lease
+from fletching_server.hot import HotTier
 from fletching_server.image import Image
+from fletching_server.leases import Lease
 from fletching_server.policy import Item, LruPolicy
 from fletching_server.snapshot import StoredFile
 from fletching_server.testing import ManualClock

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from fletching_server.hot import HotTier, Lease, nothing_to_settle
+from fletching_server.hot import HotTier, nothing_to_settle
+from fletching_server.leases import Lease
 from fletching_server.lifetimes import Lifetimes
 from fletching_server.policy import LruPolicy
 

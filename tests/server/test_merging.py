@@ -32,7 +32,7 @@ def journal(engine: Engine, dataset: str = "bars_1d") -> list[StoredFile]:
 
 
 def merge(engine: Engine, dataset: str = "bars_1d") -> StoredFile:
-    assert engine._compaction._merge(dataset, journal(engine, dataset))
+    assert engine._parts.write_path.compaction._merge(dataset, journal(engine, dataset))
     (merged,) = journal(engine, dataset)
     return merged
 
@@ -119,11 +119,11 @@ def test_ten_thousand_small_fills_are_a_handful_of_files(open_store: Opener, sou
     with ThreadPoolExecutor(8) as pool:
         for start in range(0, len(names), 100):
             list(pool.map(lambda name: fill(engine, source, name, days), names[start : start + 100]))
-            while engine._compaction.step("bars_1d", quiet=False):
+            while engine._parts.write_path.compaction.step("bars_1d", quiet=False):
                 pass
             most = max(most, on_disk(engine))
     assert most <= 16 * 4
-    while engine._compaction.step("bars_1d", quiet=True):
+    while engine._parts.write_path.compaction.step("bars_1d", quiet=True):
         pass
     assert on_disk(engine) <= 4
     source.rows = {(name, day): bar(name, day) for name in names for day in days}
@@ -202,14 +202,14 @@ def test_a_merge_of_what_has_changed_meanwhile_leaves_nothing_behind(open_store:
     run = journal(engine, "mine")
     write(engine, "mine", [{"id": "b", "day": MON, "x": 1, "y": 2.0}], evolve=True)
     write(engine, "mine", [{"id": "a", "day": MON, "x": 7, "y": 2.0}], mode="replace")
-    assert not engine._compaction._merge("mine", run)
+    assert not engine._parts.write_path.compaction._merge("mine", run)
     assert engine.store.orphans() == []
 
 
 def test_a_step_ends_with_its_next_file_when_the_cache_is_closed(open_store: Opener, source: TableSource) -> None:
     engine = open_store(source)
     read(engine, symbols=SYMBOLS, start=MON, end=FRI)
-    engine._compaction.stop()
+    engine._parts.write_path.compaction.stop()
     with pytest.raises(ServerClosing, match="compaction goes on when it is opened again"):
         engine.act(Action.COMPACT, {"dataset": "bars_1d"})
     assert engine.store.orphans() == []

@@ -114,7 +114,7 @@ def by_day(november: list[date]) -> TableSource:
 
 def still(engine: Engine) -> Engine:
     """Return *engine* without the thread that evicts: the test does it."""
-    engine._evicting.close()
+    engine._parts.housekeeping.evicting.close()
     return engine
 
 
@@ -307,7 +307,7 @@ def test_a_fold_that_fails_does_not_keep_partitions_from_leaving(
 
     engine = filled(open_store, by_day, 0.5)
     read(engine, symbols=SYMBOLS, start=date(2026, 11, 16), end=date(2026, 11, 17))
-    monkeypatch.setattr(engine._compaction, "compact", full)
+    monkeypatch.setattr(engine._parts.write_path.compaction, "compact", full)
     engine.quota.settle()
     assert "folding the journal failed" in {entry["event"] for entry in logs}
     assert len(periods(engine)) < len(DAYS)

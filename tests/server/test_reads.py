@@ -371,7 +371,7 @@ def test_a_file_that_breaks_while_the_server_runs_is_found_out_by_its_pages(open
 def test_damage_that_shows_only_when_rows_have_left_ends_the_answer_with_an_error(
     open_store: Opener, source: TableSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fletching_server.reads.GROUP_BYTES", 1)  # a symbol at a time
+    monkeypatch.setattr("fletching_server.holding.GROUP_BYTES", 1)  # a symbol at a time
     engine = open_store(source, memory="1KiB")
     read(engine, symbols=SYMBOLS, start=MON, end=TODAY)
     compact(engine)

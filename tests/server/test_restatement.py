@@ -76,7 +76,7 @@ def reread(engine: Engine, clock: ManualClock) -> list[date]:
     """Have the week verified after a year, in the background, and return what is served then."""
     clock.advance(days=366)
     read(engine, symbols=A, start=DAYS[0], end=DAYS[3])
-    fills = engine._reads._fills
+    fills = engine._parts.upstream.fills
     for flight in [f for row in list(fills._board.values()) for f in row]:
         flight.landed.result(20)
     found: list[date] = read(engine, symbols=A, start=DAYS[0], end=DAYS[3])["trading_date"].to_pylist()

@@ -73,7 +73,7 @@ def scrubbed(open_store: Opener, source: TableSource) -> Engine:
 
 
 def still(engine: Engine) -> Engine:
-    engine._scrubbing.close()
+    engine._parts.housekeeping.scrubbing.close()
     engine.scrubber.pause = lambda _seconds: False
     return engine
 
@@ -198,10 +198,10 @@ def test_the_thread_ends_with_the_engine_in_the_middle_of_a_pause(
     again.scrubber.pause = told
     again.scrubber.step()
     clock.advance(days=DAYS)
-    again._scrubbing.wake()
+    again._parts.housekeeping.scrubbing.wake()
     assert pausing.wait(WAIT_SECONDS)
     again.close()
-    assert not again._scrubbing._thread.is_alive()
+    assert not again._parts.housekeeping.scrubbing._thread.is_alive()
 
 
 def test_when_files_were_checked_survives_a_restart(
@@ -376,5 +376,5 @@ def test_a_bug_does_not_end_the_thread(scrubbed: Engine, monkeypatch: pytest.Mon
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(scrubbed.scrubber, "step", bug)
-    assert scrubbed._scrubbing._worked() > 0
+    assert scrubbed._parts.housekeeping.scrubbing._worked() > 0
     assert [entry["event"] for entry in logs] == ["background work failed; it is tried again"]

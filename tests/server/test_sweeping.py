@@ -243,7 +243,7 @@ def test_a_step_of_a_run_from_session_to_session_is_a_sweep(
         assert request.dataset == "bars_1d"
         return len(seen)
 
-    engine._reads.run_length = run_length
+    engine._parts.read_path.holding.run_length = run_length
     rings = []
     for day in many_days[:3]:
         list(engine.read(ReadRequest("bars_1d", None, day, day), principal="r7"))

@@ -68,16 +68,16 @@ def test_what_was_never_read_counts_as_used_when_it_was_first_seen(uses: Uses, f
 
 
 def test_a_read_is_a_use_of_each_partition_it_touches(folded: Engine) -> None:
-    before = count(folded._uses, folded)
+    before = count(folded._parts.upstream.uses, folded)
     for _ in range(4):
         read(folded, symbols=SYMBOLS[0], start="2026-11-02", end="2026-11-06")
-    assert count(folded._uses, folded) == pytest.approx(before + 4)
+    assert count(folded._parts.upstream.uses, folded) == pytest.approx(before + 4)
 
 
 def test_uses_of_segments_belong_to_no_partition(engine: Engine) -> None:
     for _ in range(2):
         read(engine, symbols=SYMBOLS, start="2026-11-02", end="2026-11-06")
-    assert engine._uses.facts()["uses"] == []
+    assert engine._parts.upstream.uses.facts()["uses"] == []
 
 
 def test_calls_are_a_mean_in_which_the_newest_counts_most(uses: Uses) -> None:
@@ -96,7 +96,7 @@ def test_a_fill_is_measured(open_store: Opener, source: TableSource, clock: Manu
     source.answer = slow
     engine = open_store(source)
     read(engine, symbols=SYMBOLS[0], start="2026-11-02", end="2026-11-06")
-    assert engine._uses.call_seconds("bars_1d") == pytest.approx(7)
+    assert engine._parts.upstream.uses.call_seconds("bars_1d") == pytest.approx(7)
 
 
 def test_uses_survive_a_restart_and_go_on_decaying(
@@ -104,14 +104,14 @@ def test_uses_survive_a_restart_and_go_on_decaying(
 ) -> None:
     for _ in range(3):
         read(folded, symbols=SYMBOLS, start="2026-11-02", end="2026-11-06")
-    before = count(folded._uses, folded)
-    folded._uses.filled("bars_1d", 99.0)
-    seconds = folded._uses.call_seconds("bars_1d")
+    before = count(folded._parts.upstream.uses, folded)
+    folded._parts.upstream.uses.filled("bars_1d", 99.0)
+    seconds = folded._parts.upstream.uses.call_seconds("bars_1d")
     folded.close()
     clock.advance(**HALF_LIFE)
     again = open_store(source)
-    assert count(again._uses, again) == pytest.approx(before / 2)
-    assert again._uses.call_seconds("bars_1d") == seconds
+    assert count(again._parts.upstream.uses, again) == pytest.approx(before / 2)
+    assert again._parts.upstream.uses.call_seconds("bars_1d") == seconds
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_notes_that_cannot_be_read_are_begun_anew(folded: Engine, open_store: Op
     folded.close()
     (folded.store.root / "uses.json").write_text(content)
     again = open_store(source)
-    assert count(again._uses, again) == pytest.approx(1)
+    assert count(again._parts.upstream.uses, again) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("weird", [float("nan"), float("inf"), -1.0, 0.0, 1e300])
@@ -134,8 +134,8 @@ def test_numbers_that_are_none_do_no_harm(folded: Engine, open_store: Opener, so
     )
     again = open_store(source)
     again.quota.settle()
-    assert again._uses.call_seconds("bars_1d") > 0
-    json.loads(json.dumps(again._uses.facts(), allow_nan=False))
+    assert again._parts.upstream.uses.call_seconds("bars_1d") > 0
+    json.loads(json.dumps(again._parts.upstream.uses.facts(), allow_nan=False))
 
 
 def test_a_killed_writer_s_file_is_removed_at_the_next_writing(tmp_path: Path) -> None:
@@ -181,4 +181,4 @@ def test_only_a_read_with_gaps_awaits_anything(folded: Engine, monkeypatch: pyte
     assert asked == []
     read(folded, symbols=SYMBOLS, start="2026-11-02", end="2026-11-09")
     assert asked == ["bars_1d"]
-    assert not folded._uses._reading
+    assert not folded._parts.upstream.uses._reading

@@ -192,13 +192,13 @@ def test_a_read_asks_itself_where_the_call_of_a_wish_that_it_joined_failed(open_
     source.block()
     wish = Background(lambda: warm(engine, symbols=SYMBOLS[0]))
     source.wait_for_calls(1)
-    joined, promote = threading.Event(), engine._reads._fills._promote
+    joined, promote = threading.Event(), engine._parts.upstream.fills._promote
 
     def promoted(flight: Any) -> None:
         promote(flight)
         joined.set()
 
-    engine._reads._fills._promote = promoted  # type: ignore[method-assign]
+    engine._parts.upstream.fills._promote = promoted  # type: ignore[method-assign]
     reading = Background(lambda: read_info(engine, symbols=SYMBOLS[0], start=MON, end=FRI))
     assert joined.wait(WAIT_SECONDS)
     source.unblock()
@@ -213,7 +213,7 @@ class Submitted:
     """The calls that were handed in, counted beside the condition on which their threads wait."""
 
     def __init__(self, engine: Engine) -> None:
-        (turns,) = engine._reads._fills._turns.values()
+        (turns,) = engine._parts.upstream.fills._turns.values()
         self._submit, self._changed, self._count = turns.submit, threading.Condition(), 0
         turns.submit = self._counted  # type: ignore[method-assign]
 

@@ -153,7 +153,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def land(self) -> None:
         """Wait for calls that a read which failed has left under way."""
-        fills = self.engine._reads._fills
+        fills = self.engine._parts.upstream.fills
         with fills._lock:
             under_way = [flight for flights in fills._board.values() for flight in flights]
         for flight in under_way:

@@ -122,12 +122,12 @@ class CompactionMachine(RuleBasedStateMachine):
     def neighbours_are_merged(self, dataset: str, start: int, size: int) -> None:
         run = segments_of(self.engine.store.state(dataset))[start : start + size]
         if len(run) > 1:
-            assert self.engine._compaction._merge(dataset, run)
+            assert self.engine._parts.write_path.compaction._merge(dataset, run)
             self.note(dataset)
 
     @rule(dataset=datasets)
     def a_quiet_moment_comes(self, dataset: str) -> None:
-        while self.engine._compaction.step(dataset, quiet=True):
+        while self.engine._parts.write_path.compaction.step(dataset, quiet=True):
             self.note(dataset)
 
     @rule(dataset=datasets)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from fletching_server.density import DensityPolicy
-from fletching_server.hot import HotTier, Lease
+from fletching_server.hot import HotTier
 from fletching_server.image import Image
+from fletching_server.leases import Lease
 from fletching_server.policy import Item, LruPolicy, Policy
 
 MAX_BYTES, RING_BYTES = 100, 24

@@ -417,4 +417,4 @@ def test_stats_and_the_table_show_what_is_spent(open_store: Opener, limited: Lim
         "closed",
     )
     assert (day["limit"], day["spent"], day["calls"], day["failures"]) == (50, 3, 3, 0)
-    assert engine._inspection.stats()["guard_vendor_hour_requests"] == 3
+    assert engine._parts.read_path.inspection.stats()["guard_vendor_hour_requests"] == 3
