@@ -12,7 +12,7 @@ some of what is new; the store holds what that ghost holds which saved the most 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import chain
 from math import exp, log, log2
@@ -28,6 +28,7 @@ _MARGIN: Final = 1.02  # by so much another ghost must be better: changing sides
 _FEW: Final = 32  # one in so many of what is new comes in, where thrashing is to be resisted
 _MOST_NOTED: Final = 256  # uses that wait to be worked out; some milliseconds, once in so many different ones
 _LONG_AGO: Final = 60.0  # half-lives after which nothing counts any more
+_UNFORESEEN: Final = 0.02
 _LIKELY: Final = 0.1  # from this chance on what is expected stays until it is asked for, or the day is over
 _MOST_EXPECTED: Final = 0.7  # of memory that may be kept so
 _SPARE: Final = 64  # ranks of what has left, in the heap
@@ -66,6 +67,7 @@ class DensityPolicy:
         self._strays: dict[str, None] = {}  # held keys whose lineage the ghost in charge does not hold, the worst first
         self._expected: dict[str, float] = {}  # held keys that somebody is expected to ask for today, and has not yet; the chance
         self._expected_bytes = 0
+        self._foreseen: dict[str, float] = {}  # chances of today, of what was held when they were told, until it is asked for
         self._credit = [0.0] * len(self._ghosts)
         self._scale = 1.0  # of a second saved now
         self._compared = 0
@@ -87,6 +89,7 @@ class DensityPolicy:
             return
         noted, self._noted = self._noted, {}
         for item, count in noted.values():
+            self._foreseen.pop(item.lineage, None)
             self._asked += item.bytes * count
             uses = self._uses[item.lineage] = self._used(self._uses.get(item.lineage), count)
             self._run(item, uses, count)
@@ -204,10 +207,7 @@ class DensityPolicy:
         self._settle()
         if chance is None:
             return item.lineage in self._ghosts[self._leader].held or not victims
-        if not victims:
-            return True
-        mine = self._worth_expected(item, chance)
-        return bool(sum(2.0 ** min(self._worth(self._items[key]) - mine, 60.0) for key in victims) < 1.0)
+        return not victims or self.loss(victims) < chance * item.refill_seconds
 
     def wants_whole(self, item: Item, share: float) -> bool:
         """Return whether a file should be held whole: it is small, most of it is wanted, or it was wanted before."""
@@ -222,7 +222,17 @@ class DensityPolicy:
         self._settle()
         return sum(self._chance_today(self._items[key].lineage) * self._items[key].refill_seconds for key in victims)
 
+    def foresee(self, chances: Mapping[str, float]) -> None:
+        """Take, by lineage, how likely what is held is asked for today; what is not named is not likely.
+
+        Until it is asked for: from then on its uses speak for it again. Without a word, they do all the time.
+        """
+        self._settle()
+        self._foreseen = {lineage: chances.get(lineage, _UNFORESEEN) for lineage in self._keys}
+
     def _chance_today(self, lineage: str) -> float:
+        if (foreseen := self._foreseen.get(lineage)) is not None:
+            return foreseen
         uses = self._uses.get(lineage)
         if uses is None:
             return 0.0
@@ -286,14 +296,6 @@ class DensityPolicy:
         """
         rate = -2 * log(1.0 - min(chance, _SURE))
         return log2(max(rate * life / log(2), 1e-9))
-
-    def _worth_expected(self, item: Item, chance: float) -> float:
-        asked = self._asked / self._lives[_PRICED_BY] + self._pretended(chance, HALF_LIVES[_PRICED_BY])
-        return asked + log2(max(item.refill_seconds, _LEAST_SECONDS))
-
-    def _worth(self, item: Item) -> float:
-        uses = self._uses.get(item.lineage)
-        return -1e9 if uses is None else uses[1 + _PRICED_BY] + log2(max(item.refill_seconds, _LEAST_SECONDS))
 
     # Ghosts
 

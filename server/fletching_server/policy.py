@@ -8,7 +8,7 @@ one that returns, has the history of those before.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 SMALL_BYTES: Final = 4 << 20  # reading 4 MB costs about what finding one symbol in the file costs
@@ -58,6 +58,10 @@ class Policy(Protocol):
 
     def told(self, key: str) -> dict[str, float]:
         """Return the numbers behind the rank of *key*, which is held: uses, refill_seconds, bytes, and what else counts."""
+        ...
+
+    def foresee(self, chances: Mapping[str, float]) -> None:
+        """Take, by lineage, how likely what is held is asked for today; what is not named is not likely."""
         ...
 
     def loss(self, victims: Sequence[str]) -> float:
@@ -134,6 +138,9 @@ class LruPolicy:
         if item is None:
             return {}
         return {"uses": self._uses.get(item.lineage, 0), "refill_seconds": item.refill_seconds, "bytes": item.bytes}
+
+    def foresee(self, chances: Mapping[str, float]) -> None:
+        """Do nothing: order is all that counts."""
 
     def loss(self, victims: Sequence[str]) -> float:
         """Return the refill seconds of those *victims* that were used more than once: order alone tells no chances."""

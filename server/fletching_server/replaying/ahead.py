@@ -191,8 +191,22 @@ class Ahead:
             found = self._candidate(look.at, look.session, expected.key, chance, expected.weight, look)
             if found is not None and rule.pays(found[0]):
                 options[found[0].key] = found
+        if look.begins:
+            self._memory.policy.foresee(self._foreseen(look.session))
         for candidate in rule.chosen(self._priced(candidate, look) for candidate, _ in options.values()):
             self._act(look.at, look.session, candidate, options[candidate.key][1], arm=HABITS)
+
+    def _foreseen(self, session: int) -> dict[str, float]:
+        """Return the chances of *session*, by partition."""
+        named = ((self._name(key, session), chance) for key, _, _, chance in self._predictions)
+        return {name: chance for name, chance in named if name is not None}
+
+    def _name(self, key: RelativeKey, session: int) -> str | None:
+        """Return the partition that *key* means in *session*; None where there is none."""
+        if key.offset is None:
+            return key_of(key.dataset, key.bucket, NO_SESSION)
+        place = session + key.offset
+        return key_of(key.dataset, key.bucket, self._agenda.days[place]) if 0 <= place < len(self._agenda.days) else None
 
     def _priced(self, candidate: Candidate, look: Look | None) -> Candidate:
         """Return *candidate* with what is expected to be lost on what leaves memory for it."""
@@ -223,10 +237,9 @@ class Ahead:
     ) -> tuple[Candidate, Task] | None:
         """Return *key* as something that may be made ready, and the work; None where there is nothing to do."""
         to_memory = look is None or look.to_memory
-        place = None if key.offset is None else session + key.offset
-        if place is not None and not (0 <= place < len(self._agenda.days) and self._agenda.settled[place] <= now):
+        name = self._name(key, session)
+        if name is None or (key.offset is not None and self._agenda.settled[session + key.offset] > now):
             return None
-        name = key_of(key.dataset, key.bucket, NO_SESSION if place is None else self._agenda.days[place])
         if name in self.warmers.tasks or name in self.readers.tasks:
             return None
         size = self._sizes.get((key.dataset, key.bucket), 0)
