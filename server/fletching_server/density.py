@@ -28,7 +28,6 @@ _MARGIN: Final = 1.02  # by so much another ghost must be better: changing sides
 _FEW: Final = 32  # one in so many of what is new comes in, where thrashing is to be resisted
 _MOST_NOTED: Final = 256  # uses that wait to be worked out; some milliseconds, once in so many different ones
 _LONG_AGO: Final = 60.0  # half-lives after which nothing counts any more
-_UNFORESEEN: Final = 0.02
 _LIKELY: Final = 0.1  # from this chance on what is expected stays until it is asked for, or the day is over
 _MOST_EXPECTED: Final = 0.7  # of memory that may be kept so
 _SPARE: Final = 64  # ranks of what has left, in the heap
@@ -223,12 +222,12 @@ class DensityPolicy:
         return sum(self._chance_today(self._items[key].lineage) * self._items[key].refill_seconds for key in victims)
 
     def foresee(self, chances: Mapping[str, float]) -> None:
-        """Take, by lineage, how likely what is held is asked for today; what is not named is not likely.
+        """Take, by lineage, how likely something is asked for today.
 
         Until it is asked for: from then on its uses speak for it again. Without a word, they do all the time.
         """
         self._settle()
-        self._foreseen = {lineage: chances.get(lineage, _UNFORESEEN) for lineage in self._keys}
+        self._foreseen |= chances
 
     def _chance_today(self, lineage: str) -> float:
         if (foreseen := self._foreseen.get(lineage)) is not None:
@@ -244,6 +243,7 @@ class DensityPolicy:
         self._settle()
         turnovers = (self._asked - self._day_began) / self.max_bytes
         self._day_began = self._asked
+        self._foreseen.clear()
         for key in list(self._expected):
             self._expect_no_more(key)
             self._rank(key)

@@ -10,7 +10,7 @@ lease for as long as it maps the image: what it maps counts, whatever was evicte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Final
@@ -226,6 +226,16 @@ class HotTier:
         """Return what would leave for *size* bytes more, and what that is expected to cost whoever asks for it later today."""
         with self._lock:
             return self._books.would_leave(size)
+
+    def lineages(self) -> list[str]:
+        """Return the lineages of all that is held."""
+        with self._lock:
+            return [entry.lineage for entry in self._books.entries.values()]
+
+    def foresee(self, chances: Mapping[str, float]) -> None:
+        """Have the policy know, by lineage, how likely something is asked for today."""
+        with self._lock:
+            self._policy.foresee(chances)
 
     def day_ended(self) -> None:
         """Note that a session is over."""

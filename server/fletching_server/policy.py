@@ -61,7 +61,7 @@ class Policy(Protocol):
         ...
 
     def foresee(self, chances: Mapping[str, float]) -> None:
-        """Take, by lineage, how likely what is held is asked for today; what is not named is not likely."""
+        """Take, by lineage, how likely something is asked for today."""
         ...
 
     def loss(self, victims: Sequence[str]) -> float:

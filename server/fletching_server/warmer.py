@@ -18,13 +18,14 @@ from typing import Any, Final
 import structlog
 
 from fletching_schemas.errors import Error, SourceError
-from fletching_server.agenda import Moment
+from fletching_server.agenda import Moment, Slot
 from fletching_server.allowance import Allowance, Limits
 from fletching_server.almanac import Calendars
 from fletching_server.background import Background
 from fletching_server.clock import Clock
 from fletching_server.decisions import WITHHELD, Decision, Offer, decided, name_of
 from fletching_server.desk import Desk
+from fletching_server.foresight import Foresight
 from fletching_server.habits import RUNS, Habits, Wanted
 from fletching_server.hot import HotTier
 from fletching_server.judging import is_withheld
@@ -81,6 +82,7 @@ class Warmer:
         self._learning, self._warming, self._tracking, self._reads = learning, warming, tracking, reads
         self._hot, self._store, self._desk, self._calendars = hot, store, desk, calendars
         self._clock, self._stats, self.on = clock, stats, settings.warm
+        self._foresight = Foresight(hot, store, warming, learning, calendars, clock)
         self.rule = Rule(min_confidence=settings.min_confidence)
         self._allowance = Allowance(Limits(settings.warm_seconds, settings.warm_calls, int(settings.warm_bytes)))
         self._width, self._held_out = settings.source_calls, settings.warm_held_out
@@ -172,6 +174,8 @@ class Warmer:
         at = self._clock.now().timestamp()
         for mic, habits in self._learning.habits.items():
             for session, slots, memory, until in occasions(habits.agenda, at):
+                if memory and slots[0] == Slot.ANY:
+                    self._foresight.tell(mic, habits, session)
                 for wanted in habits.expected(session, slots):
                     yield mic, habits, wanted, until, memory
 

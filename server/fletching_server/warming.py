@@ -49,13 +49,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a task would take: what is missing, the seconds of fetching it, and what is not in memory yet."""
+    """What a task would take: what is missing, the seconds of fetching it, what is not in memory yet, and what it touches."""
 
     needs: Needs
     fetch_seconds: float
     absent_bytes: int
     load_seconds: float
     days: Days
+    lineages: tuple[str, ...]
 
 
 @dataclass
@@ -115,6 +116,7 @@ class Warming:
             sum(item.bytes for item in absent) + found.missing_bytes,
             seconds,
             _missing_days(plan),
+            tuple(file.lineage for file in plan.files),
         )
 
     def do(self, task: Task, stop: Callable[[], bool] = never) -> Warmed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +73,9 @@ class Watched:
 
     def loss(self, victims: Sequence[str]) -> float:
         return self.inner.loss(victims)
+
+    def foresee(self, chances: Mapping[str, float]) -> None:
+        self.inner.foresee(chances)
 
     def day_ended(self) -> None:
         self.inner.day_ended()

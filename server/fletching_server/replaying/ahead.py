@@ -12,7 +12,7 @@ from fletching_server.agenda import Agenda
 from fletching_server.calibration import Calibration, Calibrations, Standing
 from fletching_server.coaccess import CoAccess
 from fletching_server.judging import Judge, is_withheld
-from fletching_server.predictor import Predictor, RelativeKey
+from fletching_server.predictor import LEAST_CHANCE, Predictor, RelativeKey
 from fletching_server.replaying.costs import Costs
 from fletching_server.replaying.memory import Memory
 from fletching_server.replaying.shelf import Shelf
@@ -197,9 +197,10 @@ class Ahead:
             self._act(look.at, look.session, candidate, options[candidate.key][1], arm=HABITS)
 
     def _foreseen(self, session: int) -> dict[str, float]:
-        """Return the chances of *session*, by partition."""
+        """Return how likely each partition that is held is asked for in *session*."""
+        chances = dict.fromkeys(self._memory.held, LEAST_CHANCE)
         named = ((self._name(key, session), chance) for key, _, _, chance in self._predictions)
-        return {name: chance for name, chance in named if name is not None}
+        return chances | {name: chance for name, chance in named if name in chances}
 
     def _name(self, key: RelativeKey, session: int) -> str | None:
         """Return the partition that *key* means in *session*; None where there is none."""
