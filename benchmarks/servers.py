@@ -151,9 +151,9 @@ def every_use_the_first(engine: Any) -> None:
     policy = engine.hot._policy  # noqa: SLF001  # no setting says this, as nobody but a benchmark wants it
     touch = policy.touch
 
-    def touch_anew(key: str) -> None:
-        policy._uses.pop(key, None)  # noqa: SLF001  # the same
-        touch(key)
+    def touch_anew(item: Any) -> None:
+        policy.forget(item.lineage)
+        touch(item)
 
     policy.touch = touch_anew
 

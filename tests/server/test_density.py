@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fletching_server.clairvoyant import belady
-from fletching_server.density import HALF_LIVES, DensityPolicy
+from fletching_server.density import DensityPolicy
+from fletching_server.histories import HALF_LIVES
 from fletching_server.policy import SMALL_BYTES, Item, LruPolicy, Policy
 from fletching_server.replaying import replay_keys
 
@@ -41,7 +42,7 @@ class Ranking(RuleBasedStateMachine):
     @initialize(leader=st.integers(0, len(HALF_LIVES) + 2))
     def begin(self, leader: int) -> None:
         self.policy = DensityPolicy(ROOM)
-        self.policy._leader = leader
+        self.policy._contest.put_in_charge(leader)
         self.asked = 0
         self.uses: dict[str, list[list[tuple[int, float]]]] = {}  # per half-life: when, and how many
         self.last: dict[str, int] = {}
@@ -113,7 +114,7 @@ class Ranking(RuleBasedStateMachine):
             return
         order = self.policy.victims(10**9, ())  # asked once: to ask puts the heap right
         assert sorted(order) == sorted(self.items)
-        ghost = self.policy._ghosts[self.policy._leader].held
+        ghost = self.policy._contest.leader.held
         ranks = [self.rank(key) for key in order]
         assert all(before <= after + 1e-6 for before, after in pairwise(ranks))
         apart = {*self.policy._strays, *self.policy._expected}
@@ -131,7 +132,7 @@ class Ranking(RuleBasedStateMachine):
         if key in self.policy._expected:
             return inf
         lineage = self.items[key].lineage
-        place = self.policy._place[self.policy._leader]
+        place = self.policy._contest.places[self.policy._contest.number]
         if place == 0:
             return self.last[lineage]
         ranked = self.ranked[lineage]
@@ -172,9 +173,9 @@ def test_the_older_generation_leaves_first_even_when_the_newer_one_is_gone_and_a
     held(policy, item("a"), item("a", generation=1), item("b"))
     assert policy.victims(1, ()) == ["a0"]
     policy.leave("a1")
-    policy._credit[1] = 1e9
-    policy._compare()
-    assert policy._leader == 1
+    policy._contest._credit[1] = 1e9
+    policy.touch(item("something else", ROOM))  # enough is asked for, that they are compared
+    assert policy.facts()["ranking"] == "half-life 1"
     assert policy.victims(9, ()) == ["a0", "b0"]
 
 
@@ -211,7 +212,9 @@ def test_what_is_expected_must_be_worth_more_than_all_that_leave_for_it_together
     alone = [policy.beats(likely, victims[:1], chance) for chance in (0.01, 0.3, 0.9)]
     together = [policy.beats(likely, victims, chance) for chance in (0.01, 0.3, 0.9)]
     assert alone == [False, True, True]
-    assert together == [False, False, True]
+    assert together == [False, False, False]  # four that were used just now are worth more than one that is expected
+    policy.foresee(dict.fromkeys("abcd", 0.2))
+    assert [policy.beats(likely, victims, chance) for chance in (0.01, 0.3, 0.9)] == [False, False, True]
     assert policy.beats(likely, [], 0.0)
 
 
@@ -236,14 +239,13 @@ def test_what_is_often_used_costs_more_to_lose() -> None:
 
 
 def test_histories_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fletching_server.density._MOST_KNOWN", 1000)
+    monkeypatch.setattr("fletching_server.histories._MOST_KNOWN", 1000)
     policy = DensityPolicy(ROOM)
-    policy._most = 1000
     held(policy, item("held"))
     for number in range(20_000):
         policy.touch(item(str(number)))
     assert policy.facts()["known"] <= 1000 + 256  # type: ignore[operator]
-    assert "held" in policy._uses
+    assert "held" in policy._histories.uses
 
 
 @pytest.mark.parametrize("size", [0, ROOM + 1, 2**62])

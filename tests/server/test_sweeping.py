@@ -212,7 +212,9 @@ def stored(open_store: Opener, source: TableSource, **settings: Any) -> Engine:
 
 
 def uses(engine: Engine) -> str:
-    return repr(engine.hot._policy._uses)  # type: ignore[attr-defined]  # of either policy
+    """Return all that the policy knows of uses; to ask for the ranking has it work out what was noted."""
+    engine.hot.ranking()
+    return repr(engine.hot._policy._histories.uses)  # type: ignore[attr-defined]  # of the default policy
 
 
 def test_a_backtest_passes_through_the_ring_and_is_no_use(open_store: Opener, by_day: TableSource, many_days: list[date]) -> None:
