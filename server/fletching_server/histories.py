@@ -99,16 +99,6 @@ class Histories:
         """Return how likely it is that *lineage* is asked for within a day."""
         return 1.0 - exp(-self.count(lineage) * log(2) / HALF_LIVES[_PRICED_BY] * self._day)
 
-    def worth(self, item: Item) -> float:
-        """Return the logarithm of what the uses of *item* are worth, in seconds."""
-        uses = self.uses.get(item.lineage)
-        return -1e9 if uses is None else uses[1 + _PRICED_BY] + log2(max(item.refill_seconds, LEAST_SECONDS))
-
-    def worth_expected(self, item: Item, chance: float) -> float:
-        """Return the same for what is expected with *chance*, whatever its history."""
-        asked = self.asked / self._lives[_PRICED_BY] + _pretended(chance, HALF_LIVES[_PRICED_BY])
-        return asked + log2(max(item.refill_seconds, LEAST_SECONDS))
-
 
 def _pretended(chance: float, life: float) -> float:
     """Return the logarithm of the uses that would make *chance* likely within one turnover: sooner than within the day.
