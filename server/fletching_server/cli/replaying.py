@@ -113,7 +113,7 @@ def _trace(path: Path) -> Trace:
 def _followed(trace: Trace, plan: Plan) -> Outcome:
     """Return the outcome of a replay, with a progress bar where somebody looks."""
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"replaying {trace.name}", total=len(trace) * (2 if plan.warm else 1))
+        task = progress.add_task(f"replaying {trace.name}", total=len(trace) * (3 if plan.warm else 2))
         return run(trace, plan, lambda done: progress.advance(task, done))
 
 
@@ -133,12 +133,17 @@ def _show(name: str, outcome: Outcome) -> None:
     for label, figures in (("overall", told["overall"]), ("interactive", told["interactive"]), *told["profiles"].items()):
         table.add_row(label, *_cells(figures))
     table.add_row("interactive, after 10 sessions", *_cells(told["settled"]["interactive"]))
+    table.add_row("under plain LRU", *_cells(told["lru"]["overall"]))
+    table.add_row("interactive, under plain LRU", *_cells(told["lru"]["interactive"]))
     console = Console()
     console.print(table)
     names = ("precision", "coverage", "timeliness", "pollution", "brier", "brier_skill")
     console.print("  ".join(f"{name} {_number(told[name])}" for name in names))
     seconds = "  ".join(f"{name} {told[f'{name}_seconds']:,.0f}" for name in ("background", "demand", "waited"))
-    console.print(f"seconds of fills: {seconds}; hits without prefetching are at most {told['ceiling_without_prefetch']:.1%}")
+    console.print(
+        f"seconds of fills: {seconds}; interactive hits without prefetching are at most "
+        f"{told['ceiling_without_prefetch']:.1%}, all hits of a clairvoyant memory of this size {told['clairvoyant_at_most']:.1%}"
+    )
     for arm, figures in told["judged"]["arms"].items():
         used = f"{figures['used']:,} of {figures['acted']:,} used, {figures['late']:,} late"
         console.print(

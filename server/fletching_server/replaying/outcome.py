@@ -8,6 +8,7 @@ from typing import Any
 from fletching_server.replaying.trace import PROFILES
 
 TIERS = ("hot", "cold", "upstream")
+INTERACTIVE = ("trading", "research")  # somebody waits
 
 
 @dataclass(slots=True)
@@ -58,6 +59,8 @@ class Outcome:
     misses: int = 0
     ceiling: float = 0.0
     policy: dict[str, Any] = field(default_factory=dict)
+    lru: dict[str, Any] = field(default_factory=dict)
+    clairvoyant: float = 0.0
 
     def together(self, *profiles: str, settled: bool = False) -> Served:
         """Return the counts of *profiles* (none: all) as one."""
@@ -68,15 +71,14 @@ class Outcome:
 
     def told(self) -> dict[str, Any]:
         """Return everything as JSON."""
-        interactive = ("trading", "research")
         coverage = 1 - self.misses / self.demand_misses if self.demand_misses else None
         return {
             "overall": self.together().told(),
             "profiles": {name: served.told() for name, served in self.profiles.items() if served.requests},
-            "interactive": self.together(*interactive).told(),
+            "interactive": self.together(*INTERACTIVE).told(),
             "settled": {
                 "overall": self.together(settled=True).told(),
-                "interactive": self.together(*interactive, settled=True).told(),
+                "interactive": self.together(*INTERACTIVE, settled=True).told(),
             },
             "precision": self.judged.get("precision"),
             "coverage": coverage,
@@ -88,6 +90,8 @@ class Outcome:
             "demand_seconds": round(self.demand_seconds, 3),
             "waited_seconds": round(self.waited_seconds, 3),
             "ceiling_without_prefetch": round(self.ceiling, 6),
+            "lru": self.lru,
+            "clairvoyant_at_most": round(self.clairvoyant, 6),
             "judged": self.judged,
             "policy": self.policy,
         }

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
+
 from fletching_server.agenda import Agenda
+from fletching_server.clairvoyant import ceiling
 from fletching_server.density import DensityPolicy
 from fletching_server.policy import Item, LruPolicy, Policy
 from fletching_server.predictor import RelativeKey
@@ -15,7 +18,7 @@ from fletching_server.replaying.ahead import Ahead
 from fletching_server.replaying.costs import Costs
 from fletching_server.replaying.hours import agenda_of
 from fletching_server.replaying.memory import RING_SHARE, Memory
-from fletching_server.replaying.outcome import Outcome
+from fletching_server.replaying.outcome import INTERACTIVE, Outcome
 from fletching_server.replaying.shelf import Shelf
 from fletching_server.replaying.trace import NO_SESSION, Trace, item_of
 from fletching_server.replaying.workers import Task
@@ -45,7 +48,10 @@ class Plan:
 
 
 def replay(trace: Trace, plan: Plan, progress: Progress = lambda _: None) -> Outcome:
-    """Return what *plan* makes of *trace*; with warming it is run a second time without, to tell what demand alone takes."""
+    """Return what *plan* makes of *trace*, beside plain LRU and what nobody without foresight of the next day can exceed.
+
+    With warming it is run once more without, to tell what demand alone takes.
+    """
     _, agenda = agenda_of(trace, plan.calendar)
     outcome = _Run(trace, plan, agenda, progress).outcome()
     if plan.warm:
@@ -53,7 +59,19 @@ def replay(trace: Trace, plan: Plan, progress: Progress = lambda _: None) -> Out
         outcome.demand_seconds, outcome.demand_misses = alone.waited_seconds, alone.misses
     else:
         outcome.demand_seconds, outcome.demand_misses = outcome.waited_seconds, outcome.misses
+    plain = replace(plan, policy="lru", warm=False, reads_ahead=False)
+    lru = outcome if plan == plain else _Run(trace, plain, agenda, progress).outcome()
+    outcome.lru = {"overall": lru.together().told(), "interactive": lru.together(*INTERACTIVE).told()}
+    outcome.clairvoyant = _clairvoyant(trace, plan.memory)
     return outcome
+
+
+def _clairvoyant(trace: Trace, max_bytes: int) -> float:
+    """Return the share of requests that a memory of *max_bytes* can answer at most if it never looks ahead of the first."""
+    if not len(trace):
+        return 0.0
+    _, keys = np.unique(trace.keys, return_inverse=True)
+    return ceiling(keys.astype(np.int64), np.array(trace.bytes, np.int64), max_bytes) / len(trace)
 
 
 class _Run:
