@@ -50,8 +50,10 @@ class Pictures:
             if moment > state.generation:
                 raise InvalidRequest(f"{dataset} has no generation {moment} yet; the present one is {state.generation}")
             return moment
-        instant = _instant(moment, self._calendars.get(state.dataset.calendar).zone)
-        if isinstance(moment, datetime) and instant > self._clock.now() + _SLACK:
+        zone = self._calendars.get(state.dataset.calendar).zone
+        instant = _instant(moment, zone)
+        begins = instant if isinstance(moment, datetime) else _instant(datetime.combine(moment, time.min), zone)
+        if begins > self._clock.now() + _SLACK:  # today has an end in the future, and means the present
             raise InvalidRequest(f"as_of={moment} lies in the future; leave it out to read the present state")
         found = self._store.catalogue.generation_at(dataset, instant.timestamp())
         if found is None:

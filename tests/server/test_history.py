@@ -108,8 +108,10 @@ def test_a_naive_instant_is_exchange_time(open_store: Opener, clock: ManualClock
     read(engine, symbols=SYMBOLS[0], start=D2, end=D2)
     shanghai = datetime(2026, 11, 20, 20, 30)  # noqa: DTZ001  # naive on purpose: half past twelve in UTC
     assert read(engine, symbols=SYMBOLS[0], start=D1, end=D2, as_of=shanghai).num_rows == 1
-    with pytest.raises(InvalidRequest, match="lies in the future"):
-        read(engine, symbols=SYMBOLS[0], as_of=shanghai.replace(tzinfo=UTC))
+    assert read(engine, symbols=SYMBOLS[0], start=D1, end=D2, as_of=shanghai.date()).num_rows == 2
+    for moment in (shanghai.replace(tzinfo=UTC), date(2026, 11, 21)):
+        with pytest.raises(InvalidRequest, match="lies in the future"):
+            read(engine, symbols=SYMBOLS[0], as_of=moment)
 
 
 def test_a_sourced_dataset_is_read_as_it_was_held(open_store: Opener) -> None:
