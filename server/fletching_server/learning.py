@@ -97,7 +97,7 @@ class Learning:
         return of_calendar(calendar, first, last)
 
     def _rebuild(self, closing: threading.Event) -> None:
-        """Read the log of the last weeks; what cannot be read was skipped by it, with a line. Where it fails, it is tried again."""
+        """Read the log of the last weeks; what cannot be read was skipped by it, with a line. What fails is tried again."""
         self.habits = {}
         since = self._clock.now().date() - timedelta(days=LEARNED_DAYS)
         count, began = 0, self._clock.monotonic()

@@ -590,6 +590,11 @@ def test_a_log_can_be_read_and_nothing_else(engine: Engine) -> None:
     )
 
 
+def test_a_log_cannot_be_warmed_and_that_is_said(engine: Engine) -> None:
+    with pytest.raises(InvalidRequest, match="it can be read and scanned, nothing else"):
+        engine.act(Action.WARM, {"dataset": "system.access_log"})
+
+
 def test_every_column_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs/access-log.md").read_text()
     assert [name for name in EVENTS.names if f"| `{name}` |" not in page] == []
