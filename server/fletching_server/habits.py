@@ -20,6 +20,7 @@ from fletching_server.calibration import Calibration, Calibrations, Standing
 from fletching_server.coaccess import CoAccess
 from fletching_server.predictor import Predictor, RelativeKey
 from fletching_server.sweeps import RunDetector, ahead
+from fletching_server.touches import key_of
 from fletching_server.worth import WEIGHTS
 
 HABITS, RUNS, TOGETHER = "habits", "runs", "together"  # who says that something is expected
@@ -114,11 +115,7 @@ class Habits:
 
     def key_of(self, event: AccessEvent, *, table: bool = False) -> RelativeKey | None:
         """Return what *event* asked for, told from its own session; None where it says nothing about other days."""
-        if table:
-            return RelativeKey(event.dataset, event.group, None)
-        if event.last is None or (last := self.agenda.number(event.last)) < 0:
-            return None
-        return RelativeKey(event.dataset, event.group, last - self.agenda.present(event.at))
+        return key_of(event, self.agenda, table=table)
 
     def _take_shape(self, event: AccessEvent, session: int, *, table: bool) -> None:
         name, sessions = (event.dataset, event.group), None

@@ -35,7 +35,8 @@ _PRUNED_EVERY: Final = 5  # sessions: looking at all habits takes a tenth of a s
 _FADED: Final = 0.1  # decayed hits below which a habit is forgotten: one use 27 sessions ago, which month-ends survive
 
 # The predictor's hits from a table ``touches`` (principal, slot, daytype, dataset, bucket, session_offset, session), where each
-# touch stands once per slot (its own and -1) and kind of day; $now is the number of the present session.
+# touch stands once per slot (its own and -1) and kind of day; $now is the number of the present session. ``touches.touches``
+# makes that table of the access log.
 REBUILD: Final = """
 with seen as (select distinct principal, slot, daytype, dataset, bucket, session_offset, session from touches)
 select principal, slot, daytype, dataset, bucket, session_offset,
