@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,6 +60,14 @@ class LogFile:
             return 0
 
 
+class _Opened(NamedTuple):
+    """A file that can be read, and the names of those whose rows it has."""
+
+    file: LogFile
+    parquet: pq.ParquetFile
+    replaces: Sequence[str]
+
+
 @dataclass
 class AccessFiles:
     """The folder of one store's access log. Writing and tidying are for one thread at a time; reading is for any."""
@@ -73,18 +81,26 @@ class AccessFiles:
     def days(self) -> list[date]:
         """Return the days that have a folder, in order."""
         found = []
-        for path in self.root.iterdir() if self.root.is_dir() else ():
+        for path in self._listed(self.root):
             with suppress(ValueError):
                 found.append(date.fromisoformat(path.name))
         return sorted(found)
 
     def files(self, day: date) -> list[LogFile]:
         """Return the files of *day*, in the order of their first events."""
-        with suppress(FileNotFoundError):
-            found = [(path, _NAME.fullmatch(path.name)) for path in self._folder(day).iterdir()]
-            files = [LogFile(path, name[1], int(name[2]), int(name[3]), name[4]) for path, name in found if name]
-            return sorted(files, key=lambda file: (file.first, file.id, file.level))
-        return []
+        found = [(path, _NAME.fullmatch(path.name)) for path in self._listed(self._folder(day))]
+        files = [LogFile(path, name[1], int(name[2]), int(name[3]), name[4]) for path, name in found if name]
+        return sorted(files, key=lambda file: (file.first, file.id, file.level))
+
+    def _listed(self, folder: Path) -> list[Path]:
+        """Return what is in *folder*; nothing where it has gone, is no folder, or may not be looked into."""
+        try:
+            return list(folder.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._skip(folder, error.strerror or repr(error))
+            return []
 
     def bytes(self) -> int:
         """Return what all files take on disk."""
@@ -113,12 +129,13 @@ class AccessFiles:
         """Join the files of *level* (None: of all), and remove those whose rows another has."""
         with ExitStack() as opened:
             live, replaced = self._live(day, kind, opened)
-            chosen = [(file, parquet) for file, parquet in live if level in {None, file.level}]
+            chosen = [each for each in live if level in {None, each.file.level}]
             if len(chosen) > 1:
-                rows = (batch for file, parquet in chosen for batch in self._batches(file, parquet, KINDS[kind].names))
-                first, above = chosen[0][0], max(file.level for file, _ in chosen) + 1
-                self._publish(day, kind, above, first.first, first.id, rows, [file for file, _ in chosen])
-                replaced += [file for file, _ in chosen]
+                rows = (batch for each in chosen for batch in self._batches(each.file, each.parquet, KINDS[kind].names))
+                files = [each.file for each in chosen]
+                first, above = files[0], max(file.level for file in files) + 1
+                self._publish(day, kind, above, first.first, first.id, rows, files)
+                replaced += files
             for file in replaced:
                 disk.let_go(file.path, Removal.RETIRE)
 
@@ -147,33 +164,33 @@ class AccessFiles:
         """Yield the rows of *day* with *columns* (None: all), nearly in the order in which they were written."""
         with ExitStack() as opened:
             live, _ = self._live(day, kind, opened)
-            for file, parquet in live:
-                yield from self._batches(file, parquet, columns or KINDS[kind].names)
+            for each in live:
+                yield from self._batches(each.file, each.parquet, columns or KINDS[kind].names)
 
-    def _live(self, day: date, kind: str, opened: ExitStack) -> tuple[list[tuple[LogFile, pq.ParquetFile]], list[LogFile]]:
+    def _live(self, day: date, kind: str, opened: ExitStack) -> tuple[list[_Opened], list[LogFile]]:
         """Return the files of *day*, opened at one moment, and apart from them those that another of them replaces."""
         for _ in range(_TRIES):
             files = [file for file in self.files(day) if file.kind == kind]
             found = self._opened(files, opened)
             if all(file.path.exists() for file in files):  # else some were joined between looking and opening
                 break
-        gone = {name for _, parquet in found for name in json.loads(_facts(parquet).get(_REPLACES_KEY, b"[]"))}
-        live = [(file, parquet) for file, parquet in found if file.path.name not in gone]
-        return live, [file for file, _ in found if file.path.name in gone]
+        gone = {name for each in found for name in each.replaces}
+        live = [each for each in found if each.file.path.name not in gone]
+        return live, [each.file for each in found if each.file.path.name in gone]
 
-    def _opened(self, files: Sequence[LogFile], opened: ExitStack) -> list[tuple[LogFile, pq.ParquetFile]]:
+    def _opened(self, files: Sequence[LogFile], opened: ExitStack) -> list[_Opened]:
         found = []
         for file in files:
             try:
                 parquet = opened.enter_context(pq.ParquetFile(file.path, page_checksum_verification=True))
                 if (why := _other_format(parquet, file.kind)) is None:
-                    found.append((file, parquet))
+                    found.append(_Opened(file, parquet, _replaces(parquet)))
                     continue
             except FileNotFoundError:
                 continue
             except _UNREADABLE as error:
                 why = str(error).splitlines()[0] if str(error) else repr(error)
-            self._skip(file, why)
+            self._skip(file.path, why)
         return found
 
     def _batches(self, file: LogFile, parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -184,12 +201,12 @@ class AccessFiles:
                     schema=pa.schema([KINDS[file.kind].field(name) for name in columns]),
                 )
         except _UNREADABLE as error:
-            self._skip(file, str(error).splitlines()[0] if str(error) else repr(error))
+            self._skip(file.path, str(error).splitlines()[0] if str(error) else repr(error))
 
-    def _skip(self, file: LogFile, why: str) -> None:
-        if file.path not in self._told:
-            self._told.add(file.path)
-            log.warning("a file of the access log cannot be read and is skipped", file=str(file.path), why=why)
+    def _skip(self, path: Path, why: str) -> None:
+        if path not in self._told:
+            self._told.add(path)
+            log.warning("a file of the access log cannot be read and is skipped", file=str(path), why=why)
 
     # Tidying
 
@@ -229,6 +246,14 @@ class AccessFiles:
 
 def _facts(parquet: pq.ParquetFile) -> Mapping[bytes, bytes]:
     return parquet.metadata.metadata or {}
+
+
+def _replaces(parquet: pq.ParquetFile) -> list[str]:
+    """Return the names of the files whose rows *parquet* has; ``ValueError`` where its footer does not say."""
+    names = json.loads(_facts(parquet).get(_REPLACES_KEY, b"null"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its footer does not tell which files it replaces")
+    return names
 
 
 def _other_format(parquet: pq.ParquetFile, kind: str) -> str | None:

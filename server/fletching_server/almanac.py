@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo
 import exchange_calendars
 import numpy as np
 
-from fletching_schemas.errors import InvalidRequest
+from fletching_schemas.errors import InvalidRequest, OutOfCalendar
 from fletching_server.calendars import MICROS_A_DAY, Calendar, Days, Flags, Hours, day_number, from_day_number
 from fletching_server.clock import Clock
 
@@ -154,8 +154,14 @@ class _Package:
 
 @lru_cache(maxsize=64)
 def _package(name: str, today: date) -> _Package:
-    earliest, known_until = _bounds(name, today + _HORIZON)
-    package = exchange_calendars.get_calendar(name, start=earliest.isoformat(), end=known_until.isoformat())
+    try:
+        earliest, known_until = _bounds(name, today + _HORIZON)
+        package = exchange_calendars.get_calendar(name, start=earliest.isoformat(), end=known_until.isoformat())
+    except ValueError as error:  # it refuses a day before its first, or beyond what it can count
+        raise OutOfCalendar(
+            f"the calendar {name} has no sessions around {today}, which the clock says is today; it begins on "
+            f"{_FIRST.get(name, _DEFAULT_FIRST)}: set the clock"
+        ) from error
     days = package.sessions.to_numpy(dtype="datetime64[D]").astype(np.int64)
     opens, closes = _instants(package.opens), _instants(package.closes)
     starts, ends = (np.where(np.isnat(edge), closes, edge) for edge in map(_instants, (package.break_starts, package.break_ends)))

@@ -20,10 +20,12 @@ from fletching_server.calibration import Calibration, Calibrations, Standing
 from fletching_server.coaccess import CoAccess
 from fletching_server.predictor import Predictor, RelativeKey
 from fletching_server.sweeps import RunDetector, ahead
+from fletching_server.touches import key_of
 from fletching_server.worth import WEIGHTS
 
 HABITS, RUNS, TOGETHER = "habits", "runs", "together"  # who says that something is expected
 _MOST_SHAPES: Final = 20_000
+_MOST_SEEN: Final = 50_000  # keys of one session, beside those that were predicted: as many as there are habits
 _RUN_CHANCE: Final = 0.9  # that a reader who has come session by session goes on
 _PARTNERS: Final = 8  # that are looked at after each read
 
@@ -67,6 +69,7 @@ class Habits:
     runs: RunDetector = field(default_factory=RunDetector)
     shapes: OrderedDict[tuple[str, str], Shape] = field(default_factory=OrderedDict)
     _said: dict[int, dict[RelativeKey, tuple[float, Standing]]] = field(default_factory=dict)
+    _latest: int = -1  # the session that was predicted last
     _seen: dict[int, set[RelativeKey]] = field(default_factory=dict)
     _paired: list[tuple[int, RelativeKey, float]] = field(default_factory=list)
 
@@ -84,11 +87,17 @@ class Habits:
         self._take_shape(event, moment.session, table=table)
         newly = not self.predictor.knows(event.principal, key)
         self.predictor.note(event.principal, moment, key, weight)
-        self._seen.setdefault(moment.session, set()).add(key)
+        self._see(moment.session, key)
         following = self.together.following(key) if self.together.note(event.principal, event.at, key) else []
         if newly and key.offset is not None:
             following += self._other_sessions(event, key)
         return [*self._running(event, key, moment), *self._paired_with(following, moment, weight)]
+
+    def _see(self, session: int, key: RelativeKey) -> None:
+        """Take down that *key* was asked for in *session*; where there are too many, only if it was predicted."""
+        seen = self._seen.setdefault(session, set())
+        if len(seen) < _MOST_SEEN or key in self._said.get(session, ()):
+            seen.add(key)
 
     def _other_sessions(self, event: AccessEvent, key: RelativeKey) -> list[tuple[RelativeKey, float]]:
         """Return the sessions that others who were new to a group asked for next: this reader is new to this one."""
@@ -99,17 +108,14 @@ class Habits:
 
     def _paired_with(self, following: Sequence[tuple[RelativeKey, float]], moment: Moment, weight: float) -> Iterator[Wanted]:
         for other, raw in following[:_PARTNERS]:
-            if other not in self._seen[moment.session] and len(self._paired) < _MOST_SHAPES:
+            seen = self._seen[moment.session]  # which is whole only below its bound: beyond it nobody could tell what came
+            if other not in seen and len(seen) < _MOST_SEEN and len(self._paired) < _MOST_SHAPES:
                 self._paired.append((moment.session, other, raw))
             yield Wanted(other, moment, (moment.slot,), self.pairs(raw), weight, TOGETHER)
 
     def key_of(self, event: AccessEvent, *, table: bool = False) -> RelativeKey | None:
         """Return what *event* asked for, told from its own session; None where it says nothing about other days."""
-        if table:
-            return RelativeKey(event.dataset, event.group, None)
-        if event.last is None or (last := self.agenda.number(event.last)) < 0:
-            return None
-        return RelativeKey(event.dataset, event.group, last - self.agenda.present(event.at))
+        return key_of(event, self.agenda, table=table)
 
     def _take_shape(self, event: AccessEvent, session: int, *, table: bool) -> None:
         name, sessions = (event.dataset, event.group), None
@@ -155,8 +161,13 @@ class Habits:
         return words + (f" and {len(told) - 3} more" if len(told) > 3 else "")
 
     def say(self, session: int) -> None:
-        """Remember what is predicted for *session*, so that it can be held against what comes; only the first time counts."""
-        if session not in self._said:
+        """Remember what is predicted for *session*, so that it can be held against what comes.
+
+        Only the first time counts, and a session before the latest not at all: a log out of order around midnight would have it
+        predicted once more after its reads were counted.
+        """
+        if session > self._latest:
+            self._latest = session
             self._said[session] = {each.key: (each.chance, each.standing) for each in self.predictor.expected(session)}
 
     def came(self, now: int) -> list[tuple[float, bool]]:

@@ -97,8 +97,8 @@ class Learning:
         return of_calendar(calendar, first, last)
 
     def _rebuild(self, closing: threading.Event) -> None:
-        """Read the log of the last weeks; what cannot be read was skipped by it, with a line."""
-        self.habits, self._learned = {}, True
+        """Read the log of the last weeks; what cannot be read was skipped by it, with a line. What fails is tried again."""
+        self.habits = {}
         since = self._clock.now().date() - timedelta(days=LEARNED_DAYS)
         count, began = 0, self._clock.monotonic()
         for event in self._access.events(since):
@@ -106,6 +106,7 @@ class Learning:
             count += 1
             if count % _AT_ONCE == 0 and closing.wait(0.001):
                 return
+        self._learned = True
         if count:
             log.info("habits learned from the access log", reads=count, seconds=round(self._clock.monotonic() - began, 2))
 

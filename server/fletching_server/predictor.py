@@ -7,12 +7,13 @@ after ``HALF_LIFE`` sessions. Kinds of day back off from special to weekday to a
 coarser one as its prior), principals are combined as if they decided independently (noisy-OR), which errs in the middle and
 is put right by ``calibration``.
 
-All of it is one table, which ``REBUILD`` makes of the access log with one query.
+All of it is one table, which ``REBUILD`` makes of the access log with one query. It is bounded: whoever asks for ever different
+things costs others nothing but what is least sure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -26,11 +27,16 @@ BACK_OFF: Final = 3.0  # sessions' weight of the coarser kind of day
 NEWCOMERS: Final = "(newcomers)"  # stands for all who ask for a key for the first time: what is popular finds new readers
 LEAST_EXPOSURE: Final = 0.8  # sessions before anything is predicted of a principal
 LEAST_CHANCE: Final = 0.02
+MOST_HABITS: Final = 50_000  # of one principal with one key: some 60 MB, and a look at all of them takes a tenth of a second
+_KEPT: Final = 4 / 5  # of them, where they are too many: so a look at all is due once in 10,000 new ones at most
+MOST_NEW: Final = 2_000  # keys new to a principal per session: a desk has hundreds; so no single one can crowd out the others
+MOST_PRINCIPALS: Final = 10_000  # known beyond those who have habits, whose first session would otherwise stay for ever
 _PRUNED_EVERY: Final = 5  # sessions: looking at all habits takes a tenth of a second
 _FADED: Final = 0.1  # decayed hits below which a habit is forgotten: one use 27 sessions ago, which month-ends survive
 
 # The predictor's hits from a table ``touches`` (principal, slot, daytype, dataset, bucket, session_offset, session), where each
-# touch stands once per slot (its own and -1) and kind of day; $now is the number of the present session.
+# touch stands once per slot (its own and -1) and kind of day; $now is the number of the present session. ``touches.touches``
+# makes that table of the access log.
 REBUILD: Final = """
 with seen as (select distinct principal, slot, daytype, dataset, bucket, session_offset, session from touches)
 select principal, slot, daytype, dataset, bucket, session_offset,
@@ -95,22 +101,38 @@ class Predictor:
         self._first: dict[str, int] = {}  # the session in which a principal was first seen
         self._exposed: dict[int, list[float]] = {}  # decayed sessions per kind of day, before each session
         self._pruned = 0
+        self._size = 0  # habits, each counted once, whatever its slots
+        self._new: dict[str, int] = {}  # keys that were new to a principal in the session ``_newest``
+        self._newest = -1
 
     def note(self, principal: str, moment: Moment, key: RelativeKey, weight: float = 1.0) -> bool:
         """Count one touch; return whether it is the first of this key by this principal in this slot and session.
 
-        Told late, after one of a later session, it is not counted: nobody knows any more whether it has been.
+        Told late, after one of a later session, it is not counted: nobody knows any more whether it has been. Nor is what is new
+        to a principal who has had ``MOST_NEW`` new keys in this session.
         """
         session = moment.session
+        newly = not self.knows(principal, key)
+        if newly and not self._admits(principal, session):
+            return False
         self._see(principal, session)
         if not self._hit(int(moment.slot), principal, key, session, weight):
             return False
-        if not self.knows(principal, key):
+        if newly:
             self._see(NEWCOMERS, session)
             self._hit(int(Slot.ANY), NEWCOMERS, key, session, weight)
         self._hit(int(Slot.ANY), principal, key, session, weight)
         self._prune(session)
+        if self._size > MOST_HABITS:
+            self._shrink(session)
         return True
+
+    def _admits(self, principal: str, session: int) -> bool:
+        """Return whether *principal* may have one more new key in *session*, and count it."""
+        if session > self._newest:
+            self._new, self._newest = {}, session
+        count = self._new[principal] = self._new.get(principal, 0) + 1
+        return count <= MOST_NEW
 
     def _see(self, principal: str, session: int) -> None:
         first = self._first.get(principal)
@@ -123,7 +145,10 @@ class Predictor:
 
     def _hit(self, slot: int, principal: str, key: RelativeKey, session: int, weight: float) -> bool:
         habits = self._habits[slot].setdefault(key, {})
-        habit = habits.get(principal) or habits.setdefault(principal, _Habit())
+        habit = habits.get(principal)
+        if habit is None:
+            habit = habits[principal] = _Habit()
+            self._size += slot == int(Slot.ANY)
         habit.weight = weight
         known = habit.counts.get(int(DayType.ALL))
         if known is not None and known.updated >= session:
@@ -192,12 +217,31 @@ class Predictor:
         if session < self._pruned + _PRUNED_EVERY:
             return
         self._pruned = session
-        for known in self._habits.values():
-            for key, habits in list(known.items()):
-                for principal in [name for name, habit in habits.items() if _is_faded(habit, session)]:
-                    del habits[principal]
-                if not habits:
-                    del known[key]
+        self._keep(lambda _key, _principal, habit: not _is_faded(habit, session))
+
+    def _shrink(self, session: int) -> None:
+        """Forget the habits with the least decayed hits, in all their slots; of equal ones those that are known longest."""
+        ranked = [
+            (_hits(habit, session), key, principal)
+            for key, habits in self._habits[int(Slot.ANY)].items()
+            for principal, habit in habits.items()
+        ]
+        ranked.sort(key=lambda each: each[0])
+        gone = {(key, principal) for _, key, principal in ranked[: self._size - int(MOST_HABITS * _KEPT)]}
+        self._keep(lambda key, principal, _habit: (key, principal) not in gone)
+
+    def _keep(self, wanted: Callable[[RelativeKey, str, _Habit], bool]) -> None:
+        """Keep the habits that are *wanted*, and of the principals without any only so many."""
+        for slot, known in self._habits.items():
+            kept = {
+                key: {name: habit for name, habit in habits.items() if wanted(key, name, habit)} for key, habits in known.items()
+            }
+            self._habits[slot] = {key: habits for key, habits in kept.items() if habits}
+        whole = self._habits[int(Slot.ANY)].values()
+        self._size = sum(map(len, whole))
+        if len(self._first) > MOST_PRINCIPALS:
+            present = {principal for habits in whole for principal in habits}
+            self._first = {principal: first for principal, first in self._first.items() if principal in present}
 
     # The table
 
@@ -226,6 +270,7 @@ class Predictor:
             habit = self._habits[row["slot"]].setdefault(key, {}).setdefault(row["principal"], _Habit())
             habit.counts[row["daytype"]] = _Count(row["hits"] / _fade(session - row["updated"]), row["updated"])
         self._first |= first
+        self._size = sum(map(len, self._habits[int(Slot.ANY)].values()))
 
     def first_seen(self) -> dict[str, int]:
         """Return the session in which each principal was first seen."""
@@ -273,5 +318,9 @@ def _before(count: _Count, session: int) -> float:
 
 
 def _is_faded(habit: _Habit, session: int) -> bool:
+    return _hits(habit, session) < _FADED
+
+
+def _hits(habit: _Habit, session: int) -> float:
     count = habit.counts[int(DayType.ALL)]
-    return count.hits * _fade(session - count.updated) < _FADED
+    return count.hits * _fade(session - count.updated)

@@ -18,6 +18,7 @@ from fletching_server.needs import Needs
 from fletching_server.reads import Reads
 from fletching_server.settings import Settings
 from fletching_server.store import Store
+from fletching_server.system import refuse_system
 from fletching_server.warming import Task, Warmed, Warming
 
 _FIELDS: Final = frozenset({"dataset", "symbols", "start", "end", "columns", "adjust", "max_age", "profile", "progress_id"})
@@ -92,6 +93,7 @@ def _wish(body: Mapping[str, Any]) -> tuple[ReadRequest, bool, bool]:
         raise InvalidRequest(f"unknown argument {', '.join(unknown)[:90]}; there are {there}")
     if "dataset" not in asked:
         raise InvalidRequest("name the dataset that is to be warmed")
+    refuse_system(asked["dataset"])
     return ReadRequest(**asked), flags["memory"], flags["explain"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from fletching_server import Engine, access_log, failpoints, noting, reads
 from fletching_server.access import AccessEvent, Touched, group_of
 from fletching_server.access_files import MANY, AccessFiles
 from fletching_server.access_table import EVENTS, to_events, to_table
+from fletching_server.access_trace import trace_of
 from fletching_server.noting import Noted, thinned
 from fletching_server.testing import ManualClock
 
@@ -331,7 +333,9 @@ def test_a_join_that_is_cut_short_leaves_no_event_twice(engine: Engine, clock: M
     assert (len(day_files(engine)), events(engine)) == (1, before)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "torn", "empty", "text", "other version", "no version", "other columns"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", "torn", "empty", "text", "other version", "no version", "other columns", "no JSON", "no list"]
+)
 def test_a_file_that_cannot_be_read_is_skipped_with_one_line(
     open_store: Opener, source: TableSource, logs: list[Any], damage: str
 ) -> None:
@@ -362,6 +366,9 @@ def hurt(path: Path, damage: str) -> None:
         pq.write_table(table.replace_schema_metadata(metadata | {"fletching.access_log": "2"}), path)
     if damage == "no version":
         pq.write_table(table.replace_schema_metadata(None), path)
+    if damage in {"no JSON", "no list"}:  # as a flipped bit in a footer leaves it
+        replaces = b"\xff[]" if damage == "no JSON" else b"[1]"
+        pq.write_table(table.replace_schema_metadata(metadata | {"fletching.replaces": replaces}), path)
     if damage == "other columns":
         pq.write_table(table.drop_columns(["rows"]).replace_schema_metadata(metadata), path)
 
@@ -379,6 +386,39 @@ def test_foreign_files_and_missing_days_disturb_nobody(engine: Engine, clock: Ma
     for path in day_files(engine):
         path.unlink()
     assert events(engine) == []
+
+
+def test_a_file_where_a_day_s_folder_belongs_is_skipped_with_one_line(
+    engine: Engine, clock: ManualClock, logs: list[Any]
+) -> None:
+    read(engine, symbols="000001.SZ")
+    engine.access.flush()
+    (engine.access.files.root / "2026-11-01").write_text("no folder")
+    for _ in range(2):
+        assert len(events(engine)) == 1
+        assert read(engine, "system.access_log").num_rows == 1
+        engine.access._worked()
+        clock.advance(days=1)
+    assert trace_of(engine.store.root).num_rows == 1
+    lines = [line for line in logs if line["event"].startswith("a file of the access log")]
+    assert {Path(line["file"]).name for line in lines} == {"2026-11-01"}
+    assert len(lines) == 2  # one of the engine's, one of the trace's
+
+
+def test_a_log_that_fails_once_is_learned_from_the_next_time(
+    open_store: Opener, source: TableSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_store(source)
+    read(engine, symbols="000001.SZ")
+    engine.access.flush()
+    engine = open_store.again(engine, source)
+    learning, closing = engine.warmer._learning, threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(AccessFiles, "days", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            learning.take(closing)
+    learning.take(closing)
+    assert [len(habits.predictor) for habits in learning.habits.values()] == [1]
 
 
 def test_what_a_process_that_died_left_is_swept(open_store: Opener, source: TableSource) -> None:
@@ -548,6 +588,11 @@ def test_a_log_can_be_read_and_nothing_else(engine: Engine) -> None:
         pa.schema([engine.schema("system.access_log").schema.field("rows")]),
         -1,
     )
+
+
+def test_a_log_cannot_be_warmed_and_that_is_said(engine: Engine) -> None:
+    with pytest.raises(InvalidRequest, match="it can be read and scanned, nothing else"):
+        engine.act(Action.WARM, {"dataset": "system.access_log"})
 
 
 def test_every_column_is_documented() -> None:

@@ -12,7 +12,7 @@ from tests.conftest import SYMBOLS, Opener, TableSource, bars, read, weekdays
 from typer.testing import CliRunner
 
 from fletching_schemas import Action, canonical
-from fletching_schemas.errors import StoreError
+from fletching_schemas.errors import InvalidRequest, StoreError
 from fletching_server import Engine
 from fletching_server.access_trace import TRACE, trace_of
 from fletching_server.cli import app
@@ -73,6 +73,17 @@ def test_the_command_writes_what_replay_reads(open_store: Opener, tmp_path: Path
     assert "1 touched partitions of 1 reads" in told.stdout.replace("\n", " ")
     assert pq.read_table(out).equals(trace_of(engine.store.root))
     assert CliRunner().invoke(app, ["replay", str(out), "--memory", "1MiB"]).exit_code == 0
+
+
+def test_a_place_that_cannot_be_written_is_an_error_in_one_line(open_store: Opener, tmp_path: Path) -> None:
+    engine = by_month(open_store)
+    read(engine, symbols=SYMBOLS)
+    engine.access.flush()
+    for out in (tmp_path / "missing" / "trace.parquet", tmp_path):
+        told = CliRunner().invoke(app, ["trace", "--store", str(engine.store.root), "--out", str(out)])
+        assert isinstance(told.exception, InvalidRequest), told.output
+        assert "cannot be written: " in str(told.exception)
+        assert "\n" not in str(told.exception)
 
 
 def test_a_store_without_a_log_is_an_error(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import weekdays
 
+from fletching_schemas.errors import OutOfCalendar
 from fletching_server.almanac import Calendars, Learned, Rules, build_calendar
 from fletching_server.calendars import Calendar, day_number, from_day_number
 from fletching_server.testing import ManualClock
@@ -166,3 +167,10 @@ def test_teaching_rebuilds_only_where_it_is_news() -> None:
     assert taught.known_until == date(2027, 1, 31)
     assert not calendars.teach("XSHG", learned)
     assert calendars.get("XSHG") is taught
+
+
+@pytest.mark.parametrize(("mic", "today"), [("XSHG", date(1971, 1, 1)), ("XNYS", date(2600, 1, 1))])
+def test_a_clock_far_from_the_calendar_is_told_as_what_it_is(mic: str, today: date) -> None:
+    calendars = Calendars(ManualClock(datetime(today.year, 1, 1, tzinfo=UTC)))
+    with pytest.raises(OutOfCalendar, match=f"the calendar {mic} has no sessions around {today}, which the clock says is today"):
+        calendars.get(mic)

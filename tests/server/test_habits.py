@@ -138,6 +138,33 @@ def test_predictions_are_held_against_what_came(agenda: Agenda) -> None:
     assert [came for _, came in habits.came(monday + 2)] == [False]
 
 
+def test_a_log_out_of_order_at_midnight_scores_no_session_twice(agenda: Agenda) -> None:
+    habits = Habits(agenda)
+    week_of_mornings(habits)
+    monday = agenda.number(day_number(date(2026, 11, 16)))
+    habits.say(monday)
+    habits.note(event(at(date(2026, 11, 16), 8.5), date(2026, 11, 13), first=date(2026, 11, 9)))
+    scored = habits.came(monday + 1)
+    habits.say(monday + 1)
+    habits.came(monday)  # a read of Monday that ended after the first of Tuesday
+    habits.say(monday)
+    assert [came for _, came in scored] == [True]
+    assert len(habits.came(monday + 2)) == 1  # Tuesday's, and not Monday's again
+
+
+def test_what_was_seen_in_a_session_is_bounded_and_what_was_predicted_counts_beyond_it(agenda: Agenda) -> None:
+    habits = Habits(agenda)
+    week_of_mornings(habits)
+    monday, friday = date(2026, 11, 16), date(2026, 11, 13)
+    session = agenda.number(day_number(monday))
+    habits.say(session)
+    for number in range(60_000):
+        habits.note(event(at(monday, 8.1), friday, symbols=(f"S{number}",)))
+    habits.note(event(at(monday, 8.5), friday, first=date(2026, 11, 9)))
+    assert len(habits._seen[session]) == 50_001
+    assert [came for _, came in habits.came(session + 1)] == [True]
+
+
 def test_a_run_is_told_as_it_goes_on_but_not_into_the_future(agenda: Agenda) -> None:
     habits = Habits(agenda)
     friday = date(2026, 11, 13)

@@ -16,7 +16,16 @@ from tests.conftest import weekdays
 
 from fletching_server.agenda import Agenda, DayType, Moment, Slot, of_days
 from fletching_server.calendars import day_number, from_day_number
-from fletching_server.predictor import HALF_LIFE, NEWCOMERS, REBUILD, Predictor, RelativeKey
+from fletching_server.predictor import (
+    HALF_LIFE,
+    MOST_HABITS,
+    MOST_NEW,
+    MOST_PRINCIPALS,
+    NEWCOMERS,
+    REBUILD,
+    Predictor,
+    RelativeKey,
+)
 
 HOLIDAY = date(2026, 10, 8)  # a Thursday
 DAYS = [day for day in weekdays(date(2026, 9, 7), date(2026, 12, 31)) if day != HOLIDAY]
@@ -214,3 +223,41 @@ def test_what_nobody_asks_for_any_more_is_forgotten() -> None:
     predictor = learned([*every_session("ann", range(3)), *every_session("bob", [60], BOOKS)])
     assert len(predictor) == 1
     assert {row["principal"] for row in predictor.rows(60)} == {"bob", NEWCOMERS}
+
+
+def keys(count: int, session: int) -> Iterable[RelativeKey]:
+    return (RelativeKey("bars", f"#{session}-{number}", -1) for number in range(count))
+
+
+def test_who_asks_for_ever_different_things_crowds_out_nobody() -> None:
+    predictor = Predictor(AGENDA)
+    for session in range(20):
+        predictor.note("ann", Moment(session, Slot.PRE_OPEN), BARS)
+        for key in keys(10_000, session):
+            predictor.note("flood", Moment(session, Slot.MIDDAY), key)
+    assert MOST_NEW < len(predictor) <= MOST_HABITS
+    assert len(list(predictor.rows(20))) < 10 * MOST_HABITS
+    assert chances(predictor, 20, Slot.PRE_OPEN)[BARS] > 0.9
+    assert predictor.knows("flood", RelativeKey("bars", f"#19-{MOST_NEW - 1}", -1))
+    assert not predictor.knows("flood", RelativeKey("bars", f"#19-{MOST_NEW}", -1))
+
+
+def test_when_many_flood_together_the_surest_habits_stay() -> None:
+    predictor = Predictor(AGENDA)
+    for session in range(3):
+        predictor.note("ann", Moment(session, Slot.PRE_OPEN), BARS)
+    for number in range(60_000):
+        predictor.note(f"flood {number // 2}", Moment(3, Slot.MIDDAY), RelativeKey("bars", f"#{number}", -1))
+    habits = {(row["principal"], row["bucket"]) for row in predictor.rows(4)}
+    assert MOST_HABITS * 0.7 < len(habits) <= MOST_HABITS
+    assert ("ann", "AAPL") in habits
+    assert chances(predictor, 4, Slot.PRE_OPEN)[BARS] > 0.5
+    assert ("flood 29999", "#59999") in habits
+
+
+def test_principals_without_habits_are_forgotten_when_they_are_many() -> None:
+    predictor = Predictor(AGENDA)
+    for number in range(MOST_PRINCIPALS + 10):
+        predictor.note(f"once {number}", Moment(0, Slot.MIDDAY), BARS)
+    predictor.note("ann", Moment(60, Slot.MIDDAY), BARS)
+    assert set(predictor.first_seen()) == {"ann", NEWCOMERS}

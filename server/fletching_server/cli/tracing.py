@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
+from fletching_schemas.errors import InvalidRequest
 from fletching_server.access_trace import trace_of
 
 
@@ -17,5 +19,8 @@ def trace(
 ) -> None:
     """Write the access log of a store as a trace, which `fletching replay` plays back."""
     found = trace_of(store)
-    pq.write_table(found, out, compression="zstd")
+    try:
+        pq.write_table(found, out, compression="zstd")
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidRequest(f"--out {out} cannot be written: {str(error).splitlines()[0]}") from error
     typer.echo(f"{found.num_rows:,} touched partitions of {len(set(found['request_id'].to_pylist())):,} reads: {out}")

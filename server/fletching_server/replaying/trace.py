@@ -20,6 +20,11 @@ COLUMNS: Final = ("ts", "principal", "profile", "dataset", "bucket", "session", 
 PROFILES: Final = ("trading", "research", "backtesting")
 _UNSAID: Final = "research"
 _YEARS: Final = (1900, 2200)  # beyond them dates cannot be counted with
+_MOST_BYTES: Final = 2**50  # of one partition: a trace of millions of rows then adds up to what 64 bits hold
+_NEEDS: Final = (
+    "every row needs a timestamp ts and whole bytes from 0 to 2^50, session is a date or null, and dates lie between "
+    f"{_YEARS[0]} and {_YEARS[1]}"
+)
 _INTERACTIVE: Final = ("trading", "research")
 
 
@@ -105,33 +110,62 @@ def trace_of(frame: pl.DataFrame, name: str) -> Trace:
 
 def _typed(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     """Return *frame* in the types of a trace; nobody's, no profile and no request are empty or the default."""
-    instant = pl.col("ts").cast(pl.Datetime("us")).dt.replace_time_zone(None)
-    if isinstance(kind := frame.schema["ts"], pl.Datetime) and kind.time_zone:
-        instant = pl.col("ts").dt.convert_time_zone("UTC").dt.replace_time_zone(None).cast(pl.Datetime("us"))
     profile = pl.col("profile").cast(pl.String)
+    columns = {
+        "ts": _instant(frame.schema["ts"]),
+        "principal": pl.col("principal").cast(pl.String).fill_null(""),
+        "profile": pl.when(profile.is_in(PROFILES)).then(profile).otherwise(pl.lit(_UNSAID)),
+        "dataset": pl.col("dataset").cast(pl.String).fill_null(""),
+        "bucket": pl.col("bucket").cast(pl.String).fill_null(""),
+        "session": pl.col("session").cast(pl.Date).cast(pl.Int32).cast(pl.Int64).fill_null(NO_SESSION),
+        "bytes": pl.col("bytes").cast(pl.Int64),
+        "request_id": pl.col("request_id").cast(pl.String).fill_null(""),
+    }
+    return pl.DataFrame([_column(frame, column, typed, name) for column, typed in columns.items()])
+
+
+def _instant(kind: pl.DataType) -> pl.Expr:
+    if isinstance(kind, pl.Datetime) and kind.time_zone:
+        return pl.col("ts").dt.convert_time_zone("UTC").dt.replace_time_zone(None).cast(pl.Datetime("us"))
+    return pl.col("ts").cast(pl.Datetime("us")).dt.replace_time_zone(None)
+
+
+def _column(frame: pl.DataFrame, column: str, typed: pl.Expr, name: str) -> pl.Series:
+    """Return one column of *frame* as *typed*; ``InvalidRequest`` names the first row that cannot be."""
     try:
-        return frame.select(
-            instant,
-            pl.col("principal").cast(pl.String).fill_null(""),
-            pl.when(profile.is_in(PROFILES)).then(profile).otherwise(pl.lit(_UNSAID)).alias("profile"),
-            pl.col("dataset", "bucket").cast(pl.String).fill_null(""),
-            pl.col("session").cast(pl.Date).cast(pl.Int32).cast(pl.Int64).fill_null(NO_SESSION),
-            pl.col("bytes").cast(pl.Int64),
-            pl.col("request_id").cast(pl.String).fill_null(""),
-        )
+        return frame.select(typed.alias(column)).to_series()
     except pl.exceptions.PolarsError as error:
-        raise InvalidRequest(f"{name} is no trace: {error}") from error
+        found = frame[column]
+        row = _first_wrong(frame.select(column), typed)
+        said = f"row {row} has {column}={found[row]!r:.40}" if row is not None else f"{column} cannot be read"
+        raise InvalidRequest(f"{name} is no trace: {said}, of the type {found.dtype!s:.60}; {_NEEDS}") from error
+
+
+def _first_wrong(frame: pl.DataFrame, typed: pl.Expr) -> int | None:
+    """Return the first row of *frame* for which *typed* fails, found by halves; None where it is no single row's fault."""
+    first, rows = 0, frame.height
+    while rows > 1:
+        half = rows // 2
+        first, rows = (first, half) if _fails(frame[first : first + half], typed) else (first + half, rows - half)
+    return first if rows and _fails(frame[first : first + 1], typed) else None
+
+
+def _fails(frame: pl.DataFrame, typed: pl.Expr) -> bool:
+    try:
+        frame.select(typed)
+    except pl.exceptions.PolarsError:
+        return True
+    return False
 
 
 def _check(frame: pl.DataFrame, name: str) -> None:
     session = pl.col("session")
     dated = pl.col("ts").dt.year().is_between(*_YEARS)
     named = (session == NO_SESSION) | session.cast(pl.Int32, strict=False).cast(pl.Date).dt.year().is_between(*_YEARS)
-    right = dated & named & (pl.col("bytes") >= 0)
+    right = dated & named & pl.col("bytes").is_between(0, _MOST_BYTES)
     wrong = frame.with_row_index("row").filter(~right.fill_null(value=False)).head(1)
     if wrong.height:
         row, ts, size, day = wrong.select("row", pl.col("ts").cast(pl.Int64), "bytes", "session").row(0)
         raise InvalidRequest(
-            f"{name}: row {row} has ts={ts} (microseconds), bytes={size} and session={day} (days since 1970); every row needs "
-            f"ts and bytes >= 0, and its dates lie between {_YEARS[0]} and {_YEARS[1]}"
+            f"{name}: row {row} has ts={ts} (microseconds), bytes={size} and session={day} (days since 1970); {_NEEDS}"
         )

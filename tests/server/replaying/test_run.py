@@ -346,7 +346,7 @@ def test_a_sweep_leaves_what_is_used_every_day_in_memory() -> None:
         [row(day, 9, None) for day in SESSIONS],
         [row(SESSIONS[3], 9, SESSIONS[n % 3], f"{n}", request_id="r") for n in range(200)],  # all at once
         [row(SESSIONS[3], 9, SESSIONS[20])] * 3,  # of the future
-        [row(SESSIONS[3], 9 + n, SESSIONS[2], bytes=2**62) for n in range(5)],
+        [row(SESSIONS[3], 9 + n, SESSIONS[2], bytes=2**50) for n in range(5)],
         [row(SESSIONS[n], 9, SESSIONS[2], bytes=10**n) for n in range(15)],  # one key that grows
         [row(SESSIONS[20 - n], 9, SESSIONS[2]) for n in range(15)],  # the latest first
         [row(date(1950, 1, 3), 9, date(1950, 1, 2)), row(date(2199, 1, 3), 9, date(2199, 1, 2))],

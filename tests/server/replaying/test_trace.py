@@ -31,6 +31,7 @@ def test_a_column_that_is_missing_is_named(column: str) -> None:
         ("ts", None),
         ("bytes", None),
         ("bytes", -1),
+        ("bytes", 2**50 + 1),
         ("ts", datetime(1600, 1, 1)),  # noqa: DTZ001  # a trace's instants are UTC
         ("ts", datetime(9999, 12, 31)),  # noqa: DTZ001
         ("session", date(9999, 12, 31)),
@@ -45,12 +46,27 @@ def test_a_row_that_cannot_be_is_named(column: str, wrong: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "values"),
-    [("ts", ["yesterday", "today"]), ("bytes", ["many", "few"]), ("session", ["Monday", "-"]), ("bytes", [2**63, 2**64 - 1])],
+    ("column", "values", "said"),
+    [
+        ("ts", ["yesterday", "today"], "row 0 has ts='yesterday'"),
+        ("bytes", ["7", "few"], "row 1 has bytes='few'"),
+        ("bytes", [7.0, float("nan")], "row 1 has bytes=nan"),
+        ("session", ["Monday", "-"], "row 0 has session='Monday'"),
+        ("bytes", [2**63, 2**64 - 1], "row 0 has bytes=9223372036854775808"),
+        ("dataset", [b"AAPL", b"\xff"], "row 1 has dataset=b'\\xff'"),
+    ],
 )
-def test_a_column_of_another_type_is_refused_in_a_sentence(column: str, values: list[object]) -> None:
-    with pytest.raises(InvalidRequest, match="log is no trace"):
+def test_a_column_of_another_type_is_refused_in_a_line_that_names_the_row(column: str, values: list[object], said: str) -> None:
+    with pytest.raises(InvalidRequest, match="log is no trace") as refused:
         trace_of(GOOD.with_columns(pl.Series(column, values)), "log")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_first_of_many_rows_that_cannot_be_is_found() -> None:
+    frame = pl.concat([GOOD] * 500).with_columns(bytes=pl.Series(["1"] * 777 + ["x"] + ["1"] * 220 + ["y"] * 2))
+    with pytest.raises(InvalidRequest, match="row 777 has bytes='x'"):
+        trace_of(frame, "log")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet at all" * 99, b"PAR1" + bytes(100) + b"PAR1"])
