@@ -74,6 +74,11 @@ class Decision:
     rule: Rule
     against: str = ""
 
+    @property
+    def is_withheld(self) -> bool:
+        """Whether it is left only to see what that costs: a hold-out, or all that an arm says which is switched off."""
+        return self.against in (WITHHELD, _switched_off(self.offer.wanted.arm))
+
     def told(self) -> dict[str, Any]:
         """Return the numbers, for programs."""
         offer, candidate, rule = self.offer, self.offer.candidate, self.rule
@@ -154,12 +159,16 @@ def _against(
     if not rule.pays(offer.candidate):
         return "it does not pay" if rule.min_confidence is None else "not likely enough"
     if is_off(offer.wanted.arm):
-        return f"{offer.wanted.arm} is switched off: it was worth nothing lately"
+        return _switched_off(offer.wanted.arm)
     if is_withheld(offer):
         return WITHHELD
     if offer.calls and (resting := rests(offer)):
         return resting
     return allowance.refusal(offer.seconds, offer.calls, offer.bytes) or ""
+
+
+def _switched_off(arm: str) -> str:
+    return f"{arm} is switched off: it was worth nothing lately"
 
 
 def name_of(wanted: Wanted, end: date | None) -> str:

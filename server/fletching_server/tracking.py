@@ -18,6 +18,7 @@ from fletching_server.judging import Judge
 from fletching_server.plan import Plan
 from fletching_server.snapshot import StoredFile
 from fletching_server.spans import Days
+from fletching_server.worth import KAPPA
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +70,7 @@ class Tracking:
     """The marks of one engine, and its judge. Safe from any thread; a read looks at nothing where there are no marks."""
 
     clock: Clock
-    judge: Judge = field(default_factory=Judge)
+    judge: Judge = field(default_factory=lambda: Judge(KAPPA))  # the price by which it was decided
     marks: dict[str, list[Mark]] = field(default_factory=dict)
     _withheld: dict[tuple[str, str], str] = field(default_factory=dict)
     _reads: _Reads = field(default_factory=_Reads)

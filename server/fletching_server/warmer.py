@@ -23,7 +23,7 @@ from fletching_server.allowance import Allowance, Limits
 from fletching_server.almanac import Calendars
 from fletching_server.background import Background
 from fletching_server.clock import Clock
-from fletching_server.decisions import WITHHELD, Decision, Offer, decided, name_of
+from fletching_server.decisions import Decision, Offer, decided, name_of
 from fletching_server.desk import Desk
 from fletching_server.foresight import Foresight
 from fletching_server.habits import RUNS, Habits, Wanted
@@ -119,7 +119,7 @@ class Warmer:
                 self._keep_books()
             decisions = [*self._decisions(self._urgent(urgent)), *(self._looked() if due else ())]
         for decision in decisions:
-            if decision.against == WITHHELD:
+            if decision.is_withheld:
                 self._withhold(decision.offer)
         finished = self._act([decision.offer for decision in decisions if not decision.against])
         if due and finished:

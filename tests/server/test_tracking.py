@@ -14,6 +14,7 @@ from fletching_server.access import AccessEvent, Touched
 from fletching_server.spans import Days
 from fletching_server.testing import ManualClock
 from fletching_server.tracking import MOST_MARKS, Mark, Tracking
+from fletching_server.worth import KAPPA
 
 DAYS = weekdays(date(2026, 11, 2), date(2026, 11, 13))
 WISH = {"dataset": "bars_1d", "start": "2026-11-02", "end": "2026-11-06"}
@@ -97,6 +98,10 @@ def test_who_comes_while_it_is_made_is_late(engine: Engine) -> None:
     tracking.done(under_way, 3.0, 3.0)
     told = tracking.facts()
     assert (told["warm_used"], told["warm_late"], told["warm_late_seconds"], told["warm_saved_seconds"]) == (1, 1, 2.0, 1.0)
+
+
+def test_the_judge_prices_seconds_as_the_rule_does() -> None:
+    assert Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC))).judge.kappa == KAPPA
 
 
 def test_marks_expire_and_are_bounded() -> None:

@@ -284,6 +284,24 @@ def test_an_arm_that_is_switched_off_does_nothing_and_says_so(open_warm: Open, m
     assert figures(engine)["warm_habits_off"] == 1
 
 
+def test_an_arm_that_is_switched_off_comes_back_when_people_wait_for_what_it_says(open_warm: Open, daily: Dataset) -> None:
+    names = [f"{number:06}.SZ" for number in range(1, 4)]
+    engine = open_warm(TableSource(daily, bars(names, SESSIONS)))
+    engine.tracking.judge.off.add("habits")
+
+    def reads(engine: Engine, day: date) -> None:
+        for number, name in enumerate(names):
+            at(engine, day, MORNING + number / 100)
+            read_info(engine, symbols=name, start=day - timedelta(days=9))
+        engine.access.flush()
+
+    live(engine, weekdays(date(2026, 11, 9), date(2026, 11, 23)), reads)
+    told = figures(engine)
+    assert told["warm_withheld"] >= 8
+    assert told["warm_missed"] >= 8
+    assert told["warm_habits_off"] == 0
+
+
 def test_what_was_expected_and_did_not_come_is_told(open_warm: Open) -> None:
     engine = open_warm()
     live(engine, WEEK)
