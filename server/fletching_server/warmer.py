@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from fletching_schemas.errors import Error, SourceError
-from fletching_server.agenda import Moment, Slot
+from fletching_server.agenda import Slot
 from fletching_server.allowance import Allowance, Limits
 from fletching_server.almanac import Calendars
 from fletching_server.background import Background
@@ -91,7 +91,8 @@ class Warmer:
         self._resting: dict[str, _Rest] = {}
         self._failed: dict[str, float] = {}  # tasks that failed, and until when they are left alone
         self._next_look, self._offset = 0.0, self._clock_offset()
-        self._sessions: dict[Mic, int] = {}  # the present one of each exchange, when the books were kept last
+        self._lead: Mic = None  # the exchange by whose sessions the books are kept
+        self._session: int | None = None  # its present one, as a day number, when they were kept last
         self._base = Counter[bool]()
         self.background = Background("warmer", self.work, FIRST_SECONDS, LULL_SECONDS)
 
@@ -144,25 +145,36 @@ class Warmer:
 
     def _keep_books(self) -> None:
         """Begin new allowances, score what was predicted, and close the sums of a session that is over."""
-        now = self._clock.now()
-        at = now.timestamp()
-        moments = []
-        sessions = {}
-        for mic, habits in self._learning.habits.items():
-            moment = habits.agenda.moment(at)
-            sessions[mic] = moment.session
-            for chance, came in habits.came(moment.session):
+        at = self._clock.now().timestamp()
+        for habits in self._learning.habits.values():
+            session = habits.agenda.present(at)
+            for chance, came in habits.came(session):
                 self._tracking.predicted(chance, self._base_rate(), happened=came)
                 self._base[came] += 1
-            habits.say(moment.session)
-            moments.append(moment)
-        latest = max(moments, default=Moment(0, 0))  # type: ignore[arg-type]
-        self._allowance.at(now.date(), latest)
+            habits.say(session)
         self._tracking.expire(at)
-        if any(self._sessions.get(mic, session) < session for mic, session in sessions.items()):
+        self._follow_the_lead(at)
+
+    def _follow_the_lead(self, at: float) -> None:
+        """Close the sums, and begin allowances, with the sessions of one exchange: those of others begin amid its day."""
+        habits = self._learning.habits
+        if self._lead not in habits or (self._lead is None and len(habits) > 1):
+            self._lead, self._session = self._learning.leading(), None
+        if not habits:
+            return
+        day, slot = self._led(at)
+        if self._session is not None and self._session < day:
             self._tracking.session_ended()
             self._hot.day_ended()
-        self._sessions = sessions
+            self._lead = self._learning.leading()
+            day, slot = self._led(at)
+        self._session = day
+        self._allowance.at(day, slot)
+
+    def _led(self, at: float) -> tuple[int, Slot]:
+        agenda = self._learning.habits[self._lead].agenda
+        session, slot = agenda.moment(at)
+        return agenda.days[session], slot
 
     def _base_rate(self) -> float:
         return (self._base[True] + 1) / (self._base[True] + self._base[False] + 2)

@@ -12,6 +12,7 @@ from tests.conftest import SYMBOLS, Opener, TableSource, bars, read_info, weekda
 
 from fletching_schemas import Action, Dataset, ReadInfo
 from fletching_server import Engine
+from fletching_server.access import AccessEvent, Touched
 from fletching_server.allowance import Allowance, Limits
 from fletching_server.sources.sim import SimSource
 from fletching_server.worth import KAPPA_NIGHT
@@ -335,6 +336,30 @@ def test_an_allowance_begins_anew_with_its_slot_and_its_session() -> None:
     assert allowance.left() == Limits(10.0, 2, 10)
     allowance.at("tuesday", "noon")
     assert allowance.left() == Limits(10.0, 5, 100)
+
+
+def test_the_day_is_that_of_the_exchange_that_is_read_most(open_warm: Open, market: TableSource) -> None:
+    engine = open_warm(market, SimSource(calendar="XNYS", symbols=3, first=date(2026, 1, 2), prefix="us_", name="us"))
+
+    def reads(engine: Engine, day: date) -> None:
+        for symbols in (NAMES, SYMBOLS[3]):
+            morning_read(engine, day, symbols)
+        read_info(engine, "us_bars_1d", symbols="AAA.US", start=day - timedelta(days=9))
+        engine.access.flush()
+
+    live(engine, WEEK, reads)
+    look(engine, MONDAY, 7.5)  # in UTC it is Sunday
+    engine.tracking.displaced(["bars_1d/2025/0"], "habits")
+    engine.warmer._allowance.spend(0.0, 7, 0)
+    left = engine.warmer._allowance.left().calls
+    for hour in (8.5, 12.9, 13.1):  # midnight in UTC, and in New York
+        look(engine, MONDAY, hour)
+    assert engine.warmer._allowance.left().calls <= left
+    touched = (Touched("2025", 0, 1, "cold"),)
+    engine.tracking.heard([AccessEvent(0.0, "1", "a", "research", "bars_1d", "x", (), 0, 1, False, (), touched, 0, 1, 1, 1.0)])
+    assert figures(engine)["warm_polluted"] == 1
+    look(engine, TUESDAY, 0.5)
+    assert engine.warmer._allowance.left().calls > left
 
 
 def test_a_working_set_larger_than_memory_is_not_thrashed(open_warm: Open, daily: Dataset) -> None:
