@@ -56,7 +56,7 @@ class Estimate:
     absent_bytes: int
     load_seconds: float
     days: Days
-    lineages: tuple[str, ...]
+    files: tuple[StoredFile, ...]
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Warming:
             sum(item.bytes for item in absent) + found.missing_bytes,
             seconds,
             _missing_days(plan),
-            tuple(file.lineage for file in plan.files),
+            tuple(plan.files),
         )
 
     def do(self, task: Task, stop: Callable[[], bool] = never) -> Warmed:

@@ -195,7 +195,7 @@ def offer(
 ) -> Offer:
     wanted = Wanted(RelativeKey("bars", name, -1), Moment(7, Slot.ANY), (Slot.ANY,), chance, 1.0, HABITS)
     task = Task(name, HABITS, ReadRequest("bars"), memory=True, until=0.0, chance=chance)
-    estimate = Estimate(Needs(1, 1, calls, 100, 100, 40), seconds, 100, 0.5, Days(0, 1), ("x/1/0",))
+    estimate = Estimate(Needs(1, 1, calls, 100, 100, 40), seconds, 100, 0.5, Days(0, 1), ())
     return Offer(wanted, task, estimate, "because", 1, loses, ("x/1/0",) if loses else (), fits)
 
 

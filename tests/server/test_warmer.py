@@ -131,6 +131,17 @@ def test_rows_are_fetched_after_the_close_and_loaded_before_people_come_in(open_
     assert engine.hot.facts()["hot_entries"] > 0
 
 
+def test_what_is_in_memory_and_expected_today_stays_there(open_warm: Open) -> None:
+    engine = open_warm()
+    live(engine, WEEK)
+    engine.act(Action.COMPACT, {"dataset": "bars_1d"})
+    read_info(engine, symbols=NAMES, start=FRIDAY - timedelta(days=9))
+    before = set(engine.hot._books.entries)
+    look(engine, MONDAY, BEFORE)
+    assert before
+    assert before <= set(engine.hot._policy._expected)  # type: ignore[attr-defined]
+
+
 def test_what_is_warmed_too_early_to_be_whole_is_not_warmed(open_warm: Open, market: TableSource) -> None:
     engine = open_warm()
     live(engine, WEEK)
