@@ -47,6 +47,8 @@ _SOON_SECONDS: Final = 0.25  # between looks at the clock: it may be set, the ma
 _MOST_OFFERS: Final = 500  # per look; a plan for each takes up to some milliseconds
 _MOST_URGENT: Final = 64  # of what reads make likely at once, per look: the newest
 _URGENT_SECONDS: Final = 600.0  # what is likely at once is good for so long
+_MOST_WAITING: Final = 4096  # of that, until the next look
+_FOLDED_SECONDS: Final = 15.0  # at least, between looks because of commits: our own fills are some
 _YIELD_SECONDS: Final = 0.02
 _MOST_YIELDS: Final = 50  # a second: on a server that never rests the background would never have its turn
 _REST_SECONDS: Final = (60.0, 3600.0)  # of an upstream that failed: at first, and at most
@@ -93,6 +95,8 @@ class Warmer:
         self._next_look, self._offset = 0.0, self._clock_offset()
         self._lead: Mic = None  # the exchange by whose sessions the books are kept
         self._session: int | None = None  # its present one, as a day number, when they were kept last
+        self._urgents: list[Urgent] = []  # what is likely at once, and no look has acted on yet
+        self._folded, self._folded_look = False, float("-inf")  # whether commits ask for a look, and when they had one last
         self._base = Counter[bool]()
         self.background = Background("warmer", self.work, FIRST_SECONDS, LULL_SECONDS)
 
@@ -108,14 +112,15 @@ class Warmer:
     def committed(self, dataset: str) -> None:
         """Look again soon where files that were loaded for somebody may have been folded into others; returns at once."""
         if any(mark.memory for mark in self._tracking.marks.get(dataset, ())):
-            self._next_look = 0.0
+            self._folded = True
 
     def work(self) -> float:
         """Learn, look ahead where that is due, act; return after how many seconds to look again."""
         with self._deciding:
             self._mind_the_clock()
-            urgent = self._learning.take(self.background.closing)
-            due = self._clock.monotonic() >= self._next_look
+            urgent = self._heard()
+            self._urgents = []
+            due = self._is_due()
             if due:
                 self._keep_books()
             decisions = [*self._decisions(self._urgent(urgent)), *(self._looked() if due else ())]
@@ -126,6 +131,19 @@ class Warmer:
         if due and finished:
             self._next_look = self._clock.monotonic() + self._rest_seconds()
         return _SOON_SECONDS  # not until the next look: the clock may be set, or the machine may sleep
+
+    def _is_due(self) -> bool:
+        """Return whether it is time for a look; one that commits made due is taken now, and what they say from here on waits."""
+        now = self._clock.monotonic()
+        folded = self._folded and now >= self._folded_look + _FOLDED_SECONDS
+        if folded:
+            self._folded, self._folded_look = False, now  # before the look: a commit that comes meanwhile makes another one due
+        return folded or now >= self._next_look
+
+    def _heard(self) -> list[Urgent]:
+        """Learn, and return what is likely at once and has not been acted on."""
+        self._urgents = [*self._urgents, *self._learning.take(self.background.closing)][-_MOST_WAITING:]
+        return self._urgents
 
     def _rest_seconds(self) -> float:
         now = self._clock.now().timestamp()
@@ -192,8 +210,9 @@ class Warmer:
                     yield mic, habits, wanted, until, memory
 
     def _urgent(self, urgent: list[Urgent]) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
-        now = self._clock.now().timestamp()
-        latest = {(mic, wanted.key): (mic, wanted, at) for mic, wanted, at in urgent if now - at < _URGENT_SECONDS}
+        now, known = self._clock.now().timestamp(), self._learning.habits
+        fresh = (each for each in urgent if now - each.at < _URGENT_SECONDS and each.mic in known)
+        latest = {(mic, wanted.key): (mic, wanted, at) for mic, wanted, at in fresh}
         likely = [each for each in latest.values() if not self.rule.hopeless(each[1].chance, each[1].weight)]
         for mic, wanted, at in likely[-_MOST_URGENT:]:
             yield mic, self._learning.habits[mic], wanted, at + _URGENT_SECONDS, True
@@ -352,8 +371,9 @@ class Warmer:
     def explain(self) -> dict[str, Any]:
         """Return what would be done now, and why, in words and numbers; nothing is done."""
         with self._deciding:
-            self._learning.take(self.background.closing)
-            decisions = self._looked(hopeless=True)
+            urgent = self._heard()  # and kept: the next look acts on it
+            self._keep_books()
+            decisions = [*self._decisions(self._urgent(urgent)), *self._looked(hopeless=True)]
         left = self._allowance.left()
         head = [
             "the warmer is on" if self.on else "the warmer is off (setting warm), and learns nothing",

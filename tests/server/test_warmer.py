@@ -237,6 +237,18 @@ def test_it_explains_itself_in_words_and_numbers(open_warm: Open) -> None:
     assert not any(decision["done"] for decision in explained(engine)["decisions"])
 
 
+def test_explaining_takes_nothing_from_the_next_look(open_warm: Open) -> None:
+    engine = open_warm()
+    at(engine, TUESDAY, NOON)
+    for day in weekdays(date(2026, 11, 3), date(2026, 11, 5)):
+        read_info(engine, symbols=NAMES[0], start=day, end=day)
+    engine.access.flush()
+    for _ in range(2):
+        assert any(each["arm"] == "runs" and each["done"] for each in explained(engine)["decisions"])
+    engine.warmer.work()
+    assert figures(engine)["warm_runs_acted"] > 0
+
+
 def test_explaining_does_nothing(open_warm: Open, market: TableSource) -> None:
     engine = open_warm()
     live(engine, WEEK[:4])
@@ -564,6 +576,27 @@ def test_what_was_folded_after_it_was_loaded_is_loaded_again(open_warm: Open) ->
     engine.warmer.work()
     info = morning_read(engine, MONDAY)
     assert (info.tier, info.upstream_calls) == ("hot", 0)
+
+
+def test_commits_make_it_look_again_but_not_all_the_time_and_none_is_lost(
+    open_warm: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_warm()
+    live(engine, WEEK)
+    look(engine, MONDAY, BEFORE)
+    warmer, found = engine.warmer, list[bool]()
+    looked, act = warmer._looked, warmer._act
+    monkeypatch.setattr(warmer, "_looked", lambda: found.append(True) or looked())
+    for _ in range(40):  # ten seconds
+        warmer.committed("bars_1d")
+        warmer.work()
+        engine.clock.advance(seconds=0.25)  # type: ignore[attr-defined]
+    assert len(found) == 1
+    monkeypatch.setattr(warmer, "_act", lambda offers: (warmer.committed("bars_1d"), act(offers))[1])
+    for _ in range(2):
+        engine.clock.advance(seconds=15)  # type: ignore[attr-defined]
+        warmer.work()
+    assert len(found) == 3
 
 
 def test_a_deleted_dataset_is_expected_no_more(open_warm: Open, market: TableSource) -> None:
