@@ -30,7 +30,7 @@ ARMS: Final = ("habits", "runs", "together", "explicit")
 class Mark:
     """Cells that are brought for a read that is expected: of these symbols (None: all), these sessions.
 
-    ``name`` is what it is for, ``arm`` who said so, ``memory`` whether it was loaded or only fetched. Who comes after
+    ``name`` is what it is for, the same for both steps of one thing; ``arm`` who said so, ``memory`` whether it was loaded or only fetched. Who comes after
     ``until`` (seconds since 1970) was not expected. Until it is ``ready`` a read that meets it comes too early for it.
     """
 
@@ -81,8 +81,8 @@ class Tracking:
     def begin(self, mark: Mark) -> None:
         """Put *mark* up: somebody works on it."""
         with self._lock:
-            marks = self.marks.get(mark.dataset, [])
-            self.marks[mark.dataset] = [*marks[1 - MOST_MARKS :], mark]
+            self._take(self.marks.get(mark.dataset, [])[: 1 - MOST_MARKS])
+            self.marks[mark.dataset] = [*self.marks.get(mark.dataset, ()), mark]
 
     def done(self, mark: Mark, fill_seconds: float, saves: float) -> None:
         """Note that what *mark* is for is ready now; who wanted it meanwhile had to wait."""
@@ -158,10 +158,7 @@ class Tracking:
     def expire(self, now: float) -> None:
         """Take away the marks that nobody has met in time."""
         with self._lock:
-            over = [mark for marks in self.marks.values() for mark in marks if mark.until <= now]
-            for mark in over:
-                self.judge.gone(mark.name)
-            self._take(over)
+            self._take([mark for marks in self.marks.values() for mark in marks if mark.until <= now])
 
     def session_ended(self) -> None:
         """Close the sums of a session; an arm that was worth nothing is switched off, which is logged."""
@@ -177,12 +174,16 @@ class Tracking:
             self.judge.predicted(chance, base, happened=happened)
 
     def _take(self, gone: Sequence[Mark]) -> None:
-        for mark in gone:
-            marks = [other for other in self.marks.get(mark.dataset, ()) if other is not mark]
+        """Take marks down; what no mark is left of cannot be used any more, if it was not."""
+        over = set(gone)
+        for dataset in {mark.dataset for mark in over}:
+            marks = [mark for mark in self.marks.get(dataset, ()) if mark not in over]
             if marks:
-                self.marks[mark.dataset] = marks
+                self.marks[dataset] = marks
             else:
-                self.marks.pop(mark.dataset, None)
+                self.marks.pop(dataset, None)
+            for name in {mark.name for mark in over if mark.dataset == dataset} - {mark.name for mark in marks}:
+                self.judge.gone(name)
 
     # Telling
 

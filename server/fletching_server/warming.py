@@ -176,5 +176,4 @@ def _missing_days(plan: Plan) -> Days:
 def _mark(task: Task, plan: Plan, estimate: Estimate) -> Mark:
     symbols = None if task.request.symbols is None else frozenset(plan.symbols)
     days = plan.wanted if task.memory else estimate.days
-    stage = "memory" if task.memory else "disk"
-    return Mark(f"{task.name}, {stage}", task.arm, task.request.dataset, symbols, days, task.memory, task.until)
+    return Mark(task.name, task.arm, task.request.dataset, symbols, days, task.memory, task.until)

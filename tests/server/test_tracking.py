@@ -14,6 +14,7 @@ from fletching_server.access import AccessEvent, Touched
 from fletching_server.spans import Days
 from fletching_server.testing import ManualClock
 from fletching_server.tracking import MOST_MARKS, Mark, Tracking
+from fletching_server.warming import Task
 from fletching_server.worth import KAPPA
 
 DAYS = weekdays(date(2026, 11, 2), date(2026, 11, 13))
@@ -102,6 +103,35 @@ def test_who_comes_while_it_is_made_is_late(engine: Engine) -> None:
 
 def test_the_judge_prices_seconds_as_the_rule_does() -> None:
     assert Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC))).judge.kappa == KAPPA
+
+
+def test_what_was_met_and_not_there_any_more_is_forgotten(engine: Engine) -> None:
+    warm(engine, symbols=SYMBOLS[0])
+    engine.act(Action.EVICT, {})
+    read(engine, SYMBOLS[0])
+    assert engine.tracking.judge._acted == {}
+
+
+def test_the_two_steps_of_one_thing_count_once(engine: Engine) -> None:
+    warming, until = engine.warmer._warming, engine.clock.now().timestamp() + 3600
+    request = ReadRequest("bars_1d", (SYMBOLS[0],), DAYS[0], DAYS[4])
+    for memory in (False, True):
+        warming.do(Task("a", "habits", request, memory, until))
+    assert read(engine, SYMBOLS[0]) == 1
+    told = figures(engine)
+    assert (told["warm_habits_acted"], told["warm_habits_used"], told["warm_precision"]) == (1, 1, 1)
+
+
+def test_the_first_step_may_still_be_used_when_the_second_has_left() -> None:
+    tracking = Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC)))
+    marks = [mark("a", until=20.0), mark("a", until=10.0)]
+    for each in marks:
+        tracking.begin(each)
+        tracking.done(each, 1.0, 1.0)
+    tracking.expire(15.0)
+    assert set(tracking.judge._acted) == {"a"}
+    tracking.expire(25.0)
+    assert tracking.judge._acted == {}
 
 
 def test_marks_expire_and_are_bounded() -> None:
