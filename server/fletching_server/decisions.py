@@ -33,6 +33,7 @@ class Offer:
     loses: float = 0.0
     leaving: Sequence[str] = ()
     fits: bool = True
+    last: int | None = None  # the last session that a read of it wants, as a day number
 
     @property
     def stage(self) -> str:

@@ -25,13 +25,16 @@ log = structlog.get_logger(__name__)
 MOST_MARKS: Final = 4096  # of one dataset; the oldest are forgotten as if nobody had come
 ARMS: Final = ("habits", "runs", "together", "explicit")
 
+ToldBy = tuple[str, str, int | None]  # a read, by dataset, group, and the last session that it wants; None: of a table
+
 
 @dataclass(eq=False)
 class Mark:
     """Cells that are brought for a read that is expected: of these symbols (None: all), these sessions.
 
-    ``name`` is what it is for, the same for both steps of one thing; ``arm`` who said so, ``memory`` whether it was loaded or only fetched. Who comes after
-    ``until`` (seconds since 1970) was not expected. Until it is ``ready`` a read that meets it comes too early for it.
+    ``name`` is what it is for, the same for both steps of one thing; ``arm`` who said so, ``memory`` whether it was loaded or
+    only fetched. Who comes after ``until`` (seconds since 1970) was not expected. Until it is ``ready`` a read that meets it
+    comes too early for it.
     """
 
     name: str
@@ -72,7 +75,7 @@ class Tracking:
     clock: Clock
     judge: Judge = field(default_factory=lambda: Judge(KAPPA))  # the price by which it was decided
     marks: dict[str, list[Mark]] = field(default_factory=dict)
-    _withheld: dict[tuple[str, str], str] = field(default_factory=dict)
+    _withheld: dict[ToldBy, str] = field(default_factory=dict)
     _reads: _Reads = field(default_factory=_Reads)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -97,11 +100,13 @@ class Tracking:
         with self._lock:
             self._take([mark])
 
-    def withhold(self, name: str, lineage: tuple[str, str], arm: str, fill_seconds: float, saves: float) -> None:
-        """Note that *name* is not made ready although it should be; *lineage* is the dataset and group by which reads tell it."""
+    def withhold(self, name: str, told_by: ToldBy, arm: str, fill_seconds: float, saves: float) -> None:
+        """Note that *name* is not made ready although it should be; *told_by* is the read that shows what that costs.
+
+        Where something else is withheld from the same read, that read can tell the worth of one of them only: the first.
+        """
         with self._lock:
-            if self._withheld.get(lineage) != name:
-                self._withheld[lineage] = name
+            if self._withheld.setdefault(told_by, name) == name:
                 self.judge.withhold(name, arm, fill_seconds, saves)
 
     def displaced(self, lineages: Sequence[str], arm: str) -> None:
@@ -148,8 +153,9 @@ class Tracking:
                 if not cold and not event.upstream_calls:
                     continue
                 self._reads.waited += 1
-                if (name := self._withheld.pop((event.dataset, event.group), None)) is not None:
-                    self.judge.missed(name)
+                for last in {event.last, None}:  # None: a table's, whose reads all mean the same rows
+                    if (name := self._withheld.pop((event.dataset, event.group, last), None)) is not None:
+                        self.judge.missed(name)
                 for lineage in cold:
                     self.judge.missed(lineage)
 

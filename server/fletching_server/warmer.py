@@ -265,7 +265,7 @@ class Warmer:
         if not (estimate.needs.calls or (memory and estimate.absent_bytes)):
             return None
         task = Task(name, wanted.arm, request, memory, until, wanted.chance, ring=wanted.arm == RUNS)
-        offer = Offer(wanted, task, estimate, habits.because(wanted), self._width)
+        offer = Offer(wanted, task, estimate, habits.because(wanted), self._width, last=habits.last(wanted))
         return self._weighed(offer) if memory and not task.ring else offer
 
     def _weighed(self, offer: Offer) -> Offer:
@@ -293,7 +293,7 @@ class Warmer:
         key = offer.wanted.key
         candidate = offer.candidate
         self._tracking.withhold(
-            offer.task.name, (key.dataset, key.bucket), offer.wanted.arm, candidate.fill_seconds, candidate.saves
+            offer.task.name, (key.dataset, key.bucket, offer.last), offer.wanted.arm, candidate.fill_seconds, candidate.saves
         )
 
     def _act(self, offers: list[Offer]) -> bool:

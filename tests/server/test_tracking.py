@@ -145,15 +145,31 @@ def test_marks_expire_and_are_bounded() -> None:
     assert tracking.facts()["warm_marks"] == 0
 
 
+def waited(last: int, dataset: str = "bars", group: str = "A") -> AccessEvent:
+    return AccessEvent(0.0, "1", "ann", "research", dataset, group, (group,), 0, last, False, (), (), 1, 1, 1, 1.0)
+
+
 def test_what_was_withheld_and_then_asked_for_is_missed_once() -> None:
     tracking = Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC)))
     for _ in range(3):  # the same decision, look after look
-        tracking.withhold("a", ("bars", "A"), "habits", 1.0, 4.0)
-    waited = AccessEvent(0.0, "1", "ann", "research", "bars", "A", ("A",), 0, 1, False, (), (), 1, 1, 1, 1.0)
-    tracking.heard([waited, waited])
+        tracking.withhold("a", ("bars", "A", 1), "habits", 1.0, 4.0)
+    tracking.heard([waited(1), waited(1)])
     told = tracking.facts()
     assert (told["warm_withheld"], told["warm_missed"], told["warm_missed_seconds"]) == (1, 1, 4.0)
     assert told["warm_coverage"] == 0
+
+
+def test_what_was_withheld_is_missed_by_a_read_that_wants_its_sessions_and_by_no_other() -> None:
+    tracking = Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC)))
+    tracking.withhold("a", ("bars", "A", 1), "habits", 1.0, 4.0)
+    tracking.withhold("b", ("bars", "A", 2), "habits", 1.0, 4.0)  # displaces nothing
+    tracking.withhold("c", ("bars", "A", 2), "habits", 1.0, 4.0)  # the read of b cannot tell its worth too
+    tracking.withhold("d", ("table", "A", None), "habits", 1.0, 4.0)
+    tracking.heard([waited(0)])
+    assert tracking.facts()["warm_missed"] == 0
+    tracking.heard([waited(1), waited(2), waited(7, "table")])
+    told = tracking.facts()
+    assert (told["warm_withheld"], told["warm_missed"]) == (3, 3)
 
 
 def test_who_misses_what_was_displaced_was_polluted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from fletching_schemas import Action, Dataset, ReadInfo
 from fletching_server import Engine
 from fletching_server.access import AccessEvent, Touched
 from fletching_server.allowance import Allowance, Limits
+from fletching_server.decisions import Decision, Offer
 from fletching_server.sources.sim import SimSource
 from fletching_server.worth import KAPPA_NIGHT
 
@@ -584,19 +586,28 @@ def test_commits_make_it_look_again_but_not_all_the_time_and_none_is_lost(
     engine = open_warm()
     live(engine, WEEK)
     look(engine, MONDAY, BEFORE)
-    warmer, found = engine.warmer, list[bool]()
+    warmer, found = engine.warmer, Counter[str]()
     looked, act = warmer._looked, warmer._act
-    monkeypatch.setattr(warmer, "_looked", lambda: found.append(True) or looked())
+
+    def counted() -> list[Decision]:
+        found["looks"] += 1
+        return looked()
+
+    def committing(offers: list[Offer]) -> bool:
+        warmer.committed("bars_1d")
+        return act(offers)
+
+    monkeypatch.setattr(warmer, "_looked", counted)
     for _ in range(40):  # ten seconds
         warmer.committed("bars_1d")
         warmer.work()
         engine.clock.advance(seconds=0.25)  # type: ignore[attr-defined]
-    assert len(found) == 1
-    monkeypatch.setattr(warmer, "_act", lambda offers: (warmer.committed("bars_1d"), act(offers))[1])
+    assert found["looks"] == 1
+    monkeypatch.setattr(warmer, "_act", committing)
     for _ in range(2):
         engine.clock.advance(seconds=15)  # type: ignore[attr-defined]
         warmer.work()
-    assert len(found) == 3
+    assert found["looks"] == 3
 
 
 def test_a_deleted_dataset_is_expected_no_more(open_warm: Open, market: TableSource) -> None:
