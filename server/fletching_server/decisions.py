@@ -29,7 +29,8 @@ class Offer:
     task: Task
     estimate: Estimate
     because: str
-    width: int = 1  # calls to its source at a time
+    width: int = 1  # calls to its source at a time, for whoever waits
+    behind: int = 1  # the same for what nobody waits for
     loses: float = 0.0
     leaving: Sequence[str] = ()
     fits: bool = True
@@ -46,14 +47,18 @@ class Offer:
         return self.estimate.needs.calls
 
     @property
-    def fetch_seconds(self) -> float:
-        """How long fetching takes, several calls at a time."""
-        return self.estimate.fetch_seconds / max(1, min(self.width, self.calls))
+    def seconds(self) -> float:
+        """How long it takes in the background."""
+        return self._seconds(self.behind)
 
     @property
-    def seconds(self) -> float:
-        """How long it takes: whoever asked without it would wait as long."""
-        return self.fetch_seconds + (self.estimate.load_seconds if self.task.memory else 0.0)
+    def saves(self) -> float:
+        """How long whoever asked without it would wait: people may have more calls at a time."""
+        return self._seconds(self.width)
+
+    def _seconds(self, width: int) -> float:
+        fetching = self.estimate.fetch_seconds / max(1, min(width, self.calls))
+        return fetching + (self.estimate.load_seconds if self.task.memory else 0.0)
 
     @property
     def bytes(self) -> int:
@@ -63,8 +68,8 @@ class Offer:
     @property
     def candidate(self) -> Candidate:
         """What the rule decides on."""
-        seconds = max(self.seconds, 1e-6)
-        return Candidate(self.task.name, self.task.chance, seconds, seconds, self.bytes, self.wanted.weight, self.loses)
+        saves, seconds = max(self.saves, 1e-6), max(self.seconds, 1e-6)
+        return Candidate(self.task.name, self.task.chance, saves, seconds, self.bytes, self.wanted.weight, self.loses)
 
 
 @dataclass(frozen=True)

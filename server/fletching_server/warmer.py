@@ -87,7 +87,8 @@ class Warmer:
         self._foresight = Foresight(hot, store, warming, learning, calendars, clock)
         self.rule = Rule(min_confidence=settings.min_confidence)
         self._allowance = Allowance(Limits(settings.warm_seconds, settings.warm_calls, int(settings.warm_bytes)))
-        self._width, self._held_out = settings.source_calls, settings.warm_held_out
+        self._width, self._behind = settings.source_calls, min(settings.warm_calls_at_once, max(1, settings.source_calls - 1))
+        self._held_out = settings.warm_held_out
         self._salt, self._logged = settings.store.name, settings.access_log
         self._deciding = threading.Lock()  # the habits are looked at by this thread, and by whoever wants an explanation
         self._resting: dict[str, _Rest] = {}
@@ -265,7 +266,8 @@ class Warmer:
         if not (estimate.needs.calls or (memory and estimate.absent_bytes)):
             return None
         task = Task(name, wanted.arm, request, memory, until, wanted.chance, ring=wanted.arm == RUNS)
-        offer = Offer(wanted, task, estimate, habits.because(wanted), self._width, last=habits.last(wanted))
+        because = habits.because(wanted)
+        offer = Offer(wanted, task, estimate, because, self._width, self._behind, last=habits.last(wanted))
         return self._weighed(offer) if memory and not task.ring else offer
 
     def _weighed(self, offer: Offer) -> Offer:

@@ -173,10 +173,12 @@ def test_a_large_group_is_known_by_the_access_log(open_warm: Open, daily: Datase
 
 
 def test_a_fixed_confidence_is_an_option(open_warm: Open, market: TableSource) -> None:
-    engine = open_warm(min_confidence=0.99)
+    engine = open_warm(min_confidence=0.99, source_calls=2)
     live(engine, WEEK)
     assert figures(engine)["warm_tasks"] == 0
-    assert f"min_confidence 0.99 (break-even p* {KAPPA_NIGHT:.2f}); not likely enough" in "\n".join(explained(engine)["words"])
+    assert f"min_confidence 0.99 (break-even p* {2 * KAPPA_NIGHT:.2f}); not likely enough" in "\n".join(
+        explained(engine)["words"]
+    )
     assert len(market.requests) == 5 * len(NAMES)
 
 
@@ -218,7 +220,7 @@ def test_what_is_asked_for_together_is_made_ready_together(open_warm: Open) -> N
 
 
 def test_it_explains_itself_in_words_and_numbers(open_warm: Open) -> None:
-    engine = open_warm()
+    engine = open_warm(source_calls=2)  # one for what nobody waits for
     live(engine, WEEK[:4])
     look(engine, FRIDAY, BEFORE)
     morning_read(engine, FRIDAY)
@@ -228,13 +230,13 @@ def test_it_explains_itself_in_words_and_numbers(open_warm: Open) -> None:
     assert first["done"]
     assert (first["stage"], first["end"], first["upstream_calls"], first["symbols"]) == ("disk", "2026-11-13", 3, 3)
     assert first["chance"] > 0.7 == first["min_confidence"]
-    assert first["break_even"] == pytest.approx(KAPPA_NIGHT)
+    assert first["break_even"] == pytest.approx(2 * KAPPA_NIGHT)
     assert first["gain_seconds"] > first["price_seconds"]
     assert "3.9 of 3.9 sessions" in first["because"]
     line = next(line for line in told["words"] if line.startswith("fetch bars_1d/"))
     assert "@-1 to 2026-11-13: p 0.8" in line
     assert "3 upstream calls" in line
-    assert f"break-even p* {KAPPA_NIGHT:.2f} (the classic rule: 0.7)" in line
+    assert f"break-even p* {2 * KAPPA_NIGHT:.2f} (the classic rule: 0.7)" in line
     engine.warmer.work()
     assert not any(decision["done"] for decision in explained(engine)["decisions"])
 
