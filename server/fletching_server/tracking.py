@@ -66,6 +66,7 @@ class _Reads:
 
     waited: int = 0
     spared: int = 0
+    seconds: float = 0.0  # of this session: waited, or spared by as many in the background
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Tracking:
             mark.ready = True
             self.judge.acted(mark.name, mark.arm, fill_seconds, saves)
             if mark.met_at is not None:
-                self.judge.used(mark.name, max(1e-6, self.clock.monotonic() - mark.met_at))
+                self._reads.seconds += self.judge.used(mark.name, max(1e-6, self.clock.monotonic() - mark.met_at))
 
     def undo(self, mark: Mark) -> None:
         """Take *mark* away: there was nothing to do, or it could not be done."""
@@ -139,7 +140,7 @@ class Tracking:
         for mark in met:
             mark.met_at = self.clock.monotonic()
             if mark.ready and (in_memory if mark.memory else not waited):
-                self.judge.used(mark.name)
+                self._reads.seconds += self.judge.used(mark.name)
                 served.append(mark)
         self._reads.spared += bool(served)
         self._take([mark for mark in met if mark.ready])
@@ -153,6 +154,7 @@ class Tracking:
                 if not cold and not event.upstream_calls:
                     continue
                 self._reads.waited += 1
+                self._reads.seconds += event.milliseconds / 1000
                 for last in {event.last, None}:  # None: a table's, whose reads all mean the same rows
                     if (name := self._withheld.pop((event.dataset, event.group, last), None)) is not None:
                         self.judge.missed(name)
@@ -166,13 +168,15 @@ class Tracking:
         with self._lock:
             self._take([mark for marks in self.marks.values() for mark in marks if mark.until <= now])
 
-    def session_ended(self) -> None:
-        """Close the sums of a session; an arm that was worth nothing is switched off, which is logged."""
+    def session_ended(self) -> float:
+        """Close the sums of a session, and return the seconds that it demanded; an arm that was worth nothing is switched off."""
         with self._lock:
             told = self.judge.session_ended()
             self._withheld.clear()
+            demanded, self._reads.seconds = self._reads.seconds, 0.0
         for line in told:
             log.warning("warming judged itself", verdict=line)
+        return demanded
 
     def predicted(self, chance: float, base: float, *, happened: bool) -> None:
         """Score one prediction."""

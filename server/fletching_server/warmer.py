@@ -183,7 +183,7 @@ class Warmer:
             return
         day, slot = self._led(at)
         if self._session is not None and self._session < day:
-            self._tracking.session_ended()
+            self._allowance.learn(self._tracking.session_ended())
             self._hot.day_ended()
             self._lead = self._learning.leading()
             day, slot = self._led(at)

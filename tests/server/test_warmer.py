@@ -365,6 +365,40 @@ def test_an_allowance_begins_anew_with_its_slot_and_its_session() -> None:
     assert allowance.left() == Limits(10.0, 5, 100)
 
 
+def test_the_background_takes_little_more_than_readers_demand() -> None:
+    allowance = Allowance(Limits(1e9, 5, 100))
+    assert allowance.refusal(1e6, 0, 0) is None  # nothing is known yet
+    for demanded in (200.0, 0.0, 100.0):  # the second is a day on which nobody came
+        allowance.learn(demanded)
+    assert allowance.demand == pytest.approx(170.0)
+    allowance.at("tuesday", "morning")
+    allowance.spend(200.0, 0, 0)
+    allowance.at("tuesday", "noon")
+    assert "56.0 s of work, and 55.0 s are left to this session by what readers demand" in str(allowance.refusal(56.0, 0, 0))
+    allowance.at("wednesday", "morning")
+    assert allowance.refusal(255.0, 0, 0) is None
+
+
+def test_readers_demand_what_they_waited_and_what_they_were_spared(open_warm: Open, open_store: Opener, daily: Dataset) -> None:
+    class Slow(TableSource):
+        def fetch(self, request: Any) -> Any:
+            open_store.clock.advance(seconds=0.2)
+            return super().fetch(request)
+
+    engine = open_warm(Slow(daily, bars(SYMBOLS, SESSIONS)))
+    live(engine, WEEK[:1])
+    look(engine, WEEK[1], BEFORE)
+    waited = engine.warmer._allowance.demand
+    assert waited is not None
+    assert waited >= 0.2
+    live(engine, WEEK[2:])
+    look(engine, MONDAY, BEFORE)
+    engine.tracking.session_ended()
+    assert morning_read(engine, MONDAY).upstream_calls == 0
+    assert engine.tracking.session_ended() >= 0.2  # it was fetched in the background
+    assert engine.tracking.session_ended() == 0
+
+
 def test_the_day_is_that_of_the_exchange_that_is_read_most(open_warm: Open, market: TableSource) -> None:
     engine = open_warm(market, SimSource(calendar="XNYS", symbols=3, first=date(2026, 1, 2), prefix="us_", name="us"))
 
