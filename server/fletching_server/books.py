@@ -103,6 +103,12 @@ class Books:
         entry.room, entry.known = self.main, True
         self._admit(item, entry, chance)
 
+    def expect(self, item: Item, chance: float) -> None:
+        """Have the policy know that *item* is expected, where it holds it: not what a sweep passed through, or what leaves."""
+        entry = self.entries.get(item.key)
+        if entry is not None and entry.known and not entry.doomed:
+            self._admit(item, entry, chance)
+
     def _admit(self, item: Item, entry: Entry, chance: float | None) -> None:
         self.policy.admit(item._replace(bytes=entry.cost), chance)
         self.items.forget(item.key)  # it has the bytes that were promised in it

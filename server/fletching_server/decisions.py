@@ -29,10 +29,12 @@ class Offer:
     task: Task
     estimate: Estimate
     because: str
-    width: int = 1  # calls to its source at a time
+    width: int = 1  # calls to its source at a time, for whoever waits
+    behind: int = 1  # the same for what nobody waits for
     loses: float = 0.0
     leaving: Sequence[str] = ()
     fits: bool = True
+    last: int | None = None  # the last session that a read of it wants, as a day number
 
     @property
     def stage(self) -> str:
@@ -45,14 +47,18 @@ class Offer:
         return self.estimate.needs.calls
 
     @property
-    def fetch_seconds(self) -> float:
-        """How long fetching takes, several calls at a time."""
-        return self.estimate.fetch_seconds / max(1, min(self.width, self.calls))
+    def seconds(self) -> float:
+        """How long it takes in the background."""
+        return self._seconds(self.behind)
 
     @property
-    def seconds(self) -> float:
-        """How long it takes: whoever asked without it would wait as long."""
-        return self.fetch_seconds + (self.estimate.load_seconds if self.task.memory else 0.0)
+    def saves(self) -> float:
+        """How long whoever asked without it would wait: people may have more calls at a time."""
+        return self._seconds(self.width)
+
+    def _seconds(self, width: int) -> float:
+        fetching = self.estimate.fetch_seconds / max(1, min(width, self.calls))
+        return fetching + (self.estimate.load_seconds if self.task.memory else 0.0)
 
     @property
     def bytes(self) -> int:
@@ -62,8 +68,8 @@ class Offer:
     @property
     def candidate(self) -> Candidate:
         """What the rule decides on."""
-        seconds = max(self.seconds, 1e-6)
-        return Candidate(self.task.name, self.task.chance, seconds, seconds, self.bytes, self.wanted.weight, self.loses)
+        saves, seconds = max(self.saves, 1e-6), max(self.seconds, 1e-6)
+        return Candidate(self.task.name, self.task.chance, saves, seconds, self.bytes, self.wanted.weight, self.loses)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,11 @@ class Decision:
     offer: Offer
     rule: Rule
     against: str = ""
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether it is left only to see what that costs: a hold-out, or all that an arm says which is switched off."""
+        return self.against in (WITHHELD, _switched_off(self.offer.wanted.arm))
 
     def told(self) -> dict[str, Any]:
         """Return the numbers, for programs."""
@@ -154,12 +165,16 @@ def _against(
     if not rule.pays(offer.candidate):
         return "it does not pay" if rule.min_confidence is None else "not likely enough"
     if is_off(offer.wanted.arm):
-        return f"{offer.wanted.arm} is switched off: it was worth nothing lately"
+        return _switched_off(offer.wanted.arm)
     if is_withheld(offer):
         return WITHHELD
     if offer.calls and (resting := rests(offer)):
         return resting
     return allowance.refusal(offer.seconds, offer.calls, offer.bytes) or ""
+
+
+def _switched_off(arm: str) -> str:
+    return f"{arm} is switched off: it was worth nothing lately"
 
 
 def name_of(wanted: Wanted, end: date | None) -> str:

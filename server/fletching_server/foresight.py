@@ -13,6 +13,7 @@ from fletching_server.habits import Habits, Wanted
 from fletching_server.hot import HotTier
 from fletching_server.learning import Learning, Mic
 from fletching_server.predictor import LEAST_CHANCE
+from fletching_server.snapshot import StoredFile
 from fletching_server.store import Store
 from fletching_server.warming import Warming
 
@@ -36,20 +37,24 @@ class Foresight:
         self._told[mic] = session
         datasets = {state.dataset.name for state in self._store.catalogue.states() if state.dataset.calendar == mic}
         chances = {lineage: LEAST_CHANCE for lineage in self._hot.lineages() if lineage.partition("/")[0] in datasets}
+        files: dict[str, StoredFile] = {}
         expected = sorted(habits.expected(session, (Slot.ANY,)), key=lambda wanted: -wanted.chance)
         for wanted in islice(expected, _MOST_PLANS):
-            for lineage in self._lineages(mic, habits, wanted):
-                if lineage in chances:  # several may want it
+            for file in self._files(mic, habits, wanted):
+                if (lineage := file.lineage) in chances:  # several may want it
                     chances[lineage] = 1.0 - (1.0 - chances[lineage]) * (1.0 - wanted.chance)
+                    files[file.key] = file
         self._hot.foresee(chances)
+        for file in sorted(files.values(), key=lambda file: -chances[file.lineage]):  # it shall not leave before it is asked for
+            self._hot.expect(self._hot.item(file), chances[file.lineage])
 
-    def _lineages(self, mic: Mic, habits: Habits, wanted: Wanted) -> tuple[str, ...]:
-        """Return the partitions that a read of *wanted* touches; none where it cannot be said."""
+    def _files(self, mic: Mic, habits: Habits, wanted: Wanted) -> tuple[StoredFile, ...]:
+        """Return the files that a read of *wanted* touches; none where it cannot be said."""
         calendar = self._calendars.get(mic)
         request = habits.request(wanted, calendar, calendar.settled_through(self._clock.now()), self._learning.members)
         if request is None or self._store.catalogue.state(wanted.key.dataset) is None:
             return ()
         try:
-            return self._warming.estimate(request).lineages
+            return self._warming.estimate(request).files
         except Error:  # a symbol that is known no more, a list that cannot be had
             return ()

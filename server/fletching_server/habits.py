@@ -189,6 +189,11 @@ class Habits:
 
     # From what is expected to a read
 
+    def last(self, wanted: Wanted) -> int | None:
+        """Return the last session of *wanted*, as a day number; None where it has none."""
+        number = -1 if wanted.key.offset is None else wanted.moment.session + wanted.key.offset
+        return self.agenda.days[number] if 0 <= number < len(self.agenda.days) else None
+
     def request(
         self, wanted: Wanted, calendar: Calendar, settled: int, members: Callable[[str], tuple[str, ...]]
     ) -> ReadRequest | None:
@@ -203,10 +208,8 @@ class Habits:
         named = symbols or None
         if key.offset is None:
             return ReadRequest(key.dataset, named)
-        number = wanted.moment.session + key.offset
-        if not 0 <= number < len(self.agenda.days):
+        if (last := self.last(wanted)) is None:
             return None
-        last = self.agenda.days[number]
         first = None if shape.sessions is None else calendar.back(last, shape.sessions)
         last = min(last, settled)
         if first is not None and first > last:

@@ -237,6 +237,11 @@ class HotTier:
         with self._lock:
             self._policy.foresee(chances)
 
+    def expect(self, item: Item, chance: float) -> None:
+        """Note that *item*, where it is held, is asked for today with this probability: it had better stay until then."""
+        with self._lock:
+            self._books.expect(item, chance)
+
     def day_ended(self) -> None:
         """Note that a session is over."""
         with self._lock:

@@ -125,6 +125,10 @@ class Learning:
             habits.say(session)
         return [(mic, wanted) for wanted in habits.note(event, table=state.is_table)]
 
+    def leading(self) -> Mic:
+        """Return the exchange that is read most; None, where all that is read has no calendar, or nothing is."""
+        return max(self.habits, key=lambda mic: (mic is not None, len(self.habits[mic].predictor), mic or ""), default=None)
+
     def members(self, group: str) -> tuple[str, ...]:
         """Return the symbols of *group*, which may take a look at the disk."""
         return self._access.members(group)

@@ -18,19 +18,23 @@ from fletching_server.judging import Judge
 from fletching_server.plan import Plan
 from fletching_server.snapshot import StoredFile
 from fletching_server.spans import Days
+from fletching_server.worth import KAPPA
 
 log = structlog.get_logger(__name__)
 
 MOST_MARKS: Final = 4096  # of one dataset; the oldest are forgotten as if nobody had come
 ARMS: Final = ("habits", "runs", "together", "explicit")
 
+ToldBy = tuple[str, str, int | None]  # a read, by dataset, group, and the last session that it wants; None: of a table
+
 
 @dataclass(eq=False)
 class Mark:
     """Cells that are brought for a read that is expected: of these symbols (None: all), these sessions.
 
-    ``name`` is what it is for, ``arm`` who said so, ``memory`` whether it was loaded or only fetched. Who comes after
-    ``until`` (seconds since 1970) was not expected. Until it is ``ready`` a read that meets it comes too early for it.
+    ``name`` is what it is for, the same for both steps of one thing; ``arm`` who said so, ``memory`` whether it was loaded or
+    only fetched. Who comes after ``until`` (seconds since 1970) was not expected. Until it is ``ready`` a read that meets it
+    comes too early for it.
     """
 
     name: str
@@ -62,6 +66,7 @@ class _Reads:
 
     waited: int = 0
     spared: int = 0
+    seconds: float = 0.0  # of this session: waited, or spared by as many in the background
 
 
 @dataclass
@@ -69,9 +74,9 @@ class Tracking:
     """The marks of one engine, and its judge. Safe from any thread; a read looks at nothing where there are no marks."""
 
     clock: Clock
-    judge: Judge = field(default_factory=Judge)
+    judge: Judge = field(default_factory=lambda: Judge(KAPPA))  # the price by which it was decided
     marks: dict[str, list[Mark]] = field(default_factory=dict)
-    _withheld: dict[tuple[str, str], str] = field(default_factory=dict)
+    _withheld: dict[ToldBy, str] = field(default_factory=dict)
     _reads: _Reads = field(default_factory=_Reads)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -80,8 +85,8 @@ class Tracking:
     def begin(self, mark: Mark) -> None:
         """Put *mark* up: somebody works on it."""
         with self._lock:
-            marks = self.marks.get(mark.dataset, [])
-            self.marks[mark.dataset] = [*marks[1 - MOST_MARKS :], mark]
+            self._take(self.marks.get(mark.dataset, [])[: 1 - MOST_MARKS])
+            self.marks[mark.dataset] = [*self.marks.get(mark.dataset, ()), mark]
 
     def done(self, mark: Mark, fill_seconds: float, saves: float) -> None:
         """Note that what *mark* is for is ready now; who wanted it meanwhile had to wait."""
@@ -89,18 +94,20 @@ class Tracking:
             mark.ready = True
             self.judge.acted(mark.name, mark.arm, fill_seconds, saves)
             if mark.met_at is not None:
-                self.judge.used(mark.name, max(1e-6, self.clock.monotonic() - mark.met_at))
+                self._reads.seconds += self.judge.used(mark.name, max(1e-6, self.clock.monotonic() - mark.met_at))
 
     def undo(self, mark: Mark) -> None:
         """Take *mark* away: there was nothing to do, or it could not be done."""
         with self._lock:
             self._take([mark])
 
-    def withhold(self, name: str, lineage: tuple[str, str], arm: str, fill_seconds: float, saves: float) -> None:
-        """Note that *name* is not made ready although it should be; *lineage* is the dataset and group by which reads tell it."""
+    def withhold(self, name: str, told_by: ToldBy, arm: str, fill_seconds: float, saves: float) -> None:
+        """Note that *name* is not made ready although it should be; *told_by* is the read that shows what that costs.
+
+        Where something else is withheld from the same read, that read can tell the worth of one of them only: the first.
+        """
         with self._lock:
-            if self._withheld.get(lineage) != name:
-                self._withheld[lineage] = name
+            if self._withheld.setdefault(told_by, name) == name:
                 self.judge.withhold(name, arm, fill_seconds, saves)
 
     def displaced(self, lineages: Sequence[str], arm: str) -> None:
@@ -133,7 +140,7 @@ class Tracking:
         for mark in met:
             mark.met_at = self.clock.monotonic()
             if mark.ready and (in_memory if mark.memory else not waited):
-                self.judge.used(mark.name)
+                self._reads.seconds += self.judge.used(mark.name)
                 served.append(mark)
         self._reads.spared += bool(served)
         self._take([mark for mark in met if mark.ready])
@@ -147,8 +154,10 @@ class Tracking:
                 if not cold and not event.upstream_calls:
                     continue
                 self._reads.waited += 1
-                if (name := self._withheld.pop((event.dataset, event.group), None)) is not None:
-                    self.judge.missed(name)
+                self._reads.seconds += event.milliseconds / 1000
+                for last in {event.last, None}:  # None: a table's, whose reads all mean the same rows
+                    if (name := self._withheld.pop((event.dataset, event.group, last), None)) is not None:
+                        self.judge.missed(name)
                 for lineage in cold:
                     self.judge.missed(lineage)
 
@@ -157,18 +166,17 @@ class Tracking:
     def expire(self, now: float) -> None:
         """Take away the marks that nobody has met in time."""
         with self._lock:
-            over = [mark for marks in self.marks.values() for mark in marks if mark.until <= now]
-            for mark in over:
-                self.judge.gone(mark.name)
-            self._take(over)
+            self._take([mark for marks in self.marks.values() for mark in marks if mark.until <= now])
 
-    def session_ended(self) -> None:
-        """Close the sums of a session; an arm that was worth nothing is switched off, which is logged."""
+    def session_ended(self) -> float:
+        """Close the sums of a session, and return the seconds that it demanded; an arm that was worth nothing is switched off."""
         with self._lock:
             told = self.judge.session_ended()
             self._withheld.clear()
+            demanded, self._reads.seconds = self._reads.seconds, 0.0
         for line in told:
             log.warning("warming judged itself", verdict=line)
+        return demanded
 
     def predicted(self, chance: float, base: float, *, happened: bool) -> None:
         """Score one prediction."""
@@ -176,12 +184,16 @@ class Tracking:
             self.judge.predicted(chance, base, happened=happened)
 
     def _take(self, gone: Sequence[Mark]) -> None:
-        for mark in gone:
-            marks = [other for other in self.marks.get(mark.dataset, ()) if other is not mark]
+        """Take marks down; what no mark is left of cannot be used any more, if it was not."""
+        over = set(gone)
+        for dataset in {mark.dataset for mark in over}:
+            marks = [mark for mark in self.marks.get(dataset, ()) if mark not in over]
             if marks:
-                self.marks[mark.dataset] = marks
+                self.marks[dataset] = marks
             else:
-                self.marks.pop(mark.dataset, None)
+                self.marks.pop(dataset, None)
+            for name in {mark.name for mark in over if mark.dataset == dataset} - {mark.name for mark in marks}:
+                self.judge.gone(name)
 
     # Telling
 

@@ -18,12 +18,12 @@ from typing import Any, Final
 import structlog
 
 from fletching_schemas.errors import Error, SourceError
-from fletching_server.agenda import Moment, Slot
+from fletching_server.agenda import Slot
 from fletching_server.allowance import Allowance, Limits
 from fletching_server.almanac import Calendars
 from fletching_server.background import Background
 from fletching_server.clock import Clock
-from fletching_server.decisions import WITHHELD, Decision, Offer, decided, name_of
+from fletching_server.decisions import Decision, Offer, decided, name_of
 from fletching_server.desk import Desk
 from fletching_server.foresight import Foresight
 from fletching_server.habits import RUNS, Habits, Wanted
@@ -47,6 +47,8 @@ _SOON_SECONDS: Final = 0.25  # between looks at the clock: it may be set, the ma
 _MOST_OFFERS: Final = 500  # per look; a plan for each takes up to some milliseconds
 _MOST_URGENT: Final = 64  # of what reads make likely at once, per look: the newest
 _URGENT_SECONDS: Final = 600.0  # what is likely at once is good for so long
+_MOST_WAITING: Final = 4096  # of that, until the next look
+_FOLDED_SECONDS: Final = 15.0  # at least, between looks because of commits: our own fills are some
 _YIELD_SECONDS: Final = 0.02
 _MOST_YIELDS: Final = 50  # a second: on a server that never rests the background would never have its turn
 _REST_SECONDS: Final = (60.0, 3600.0)  # of an upstream that failed: at first, and at most
@@ -85,13 +87,17 @@ class Warmer:
         self._foresight = Foresight(hot, store, warming, learning, calendars, clock)
         self.rule = Rule(min_confidence=settings.min_confidence)
         self._allowance = Allowance(Limits(settings.warm_seconds, settings.warm_calls, int(settings.warm_bytes)))
-        self._width, self._held_out = settings.source_calls, settings.warm_held_out
+        self._width, self._behind = settings.source_calls, min(settings.warm_calls_at_once, max(1, settings.source_calls - 1))
+        self._held_out = settings.warm_held_out
         self._salt, self._logged = settings.store.name, settings.access_log
         self._deciding = threading.Lock()  # the habits are looked at by this thread, and by whoever wants an explanation
         self._resting: dict[str, _Rest] = {}
         self._failed: dict[str, float] = {}  # tasks that failed, and until when they are left alone
         self._next_look, self._offset = 0.0, self._clock_offset()
-        self._sessions: dict[Mic, int] = {}  # the present one of each exchange, when the books were kept last
+        self._lead: Mic = None  # the exchange by whose sessions the books are kept
+        self._session: int | None = None  # its present one, as a day number, when they were kept last
+        self._urgents: list[Urgent] = []  # what is likely at once, and no look has acted on yet
+        self._folded, self._folded_look = False, float("-inf")  # whether commits ask for a look, and when they had one last
         self._base = Counter[bool]()
         self.background = Background("warmer", self.work, FIRST_SECONDS, LULL_SECONDS)
 
@@ -107,24 +113,38 @@ class Warmer:
     def committed(self, dataset: str) -> None:
         """Look again soon where files that were loaded for somebody may have been folded into others; returns at once."""
         if any(mark.memory for mark in self._tracking.marks.get(dataset, ())):
-            self._next_look = 0.0
+            self._folded = True
 
     def work(self) -> float:
         """Learn, look ahead where that is due, act; return after how many seconds to look again."""
         with self._deciding:
             self._mind_the_clock()
-            urgent = self._learning.take(self.background.closing)
-            due = self._clock.monotonic() >= self._next_look
+            urgent = self._heard()
+            self._urgents = []
+            due = self._is_due()
             if due:
                 self._keep_books()
             decisions = [*self._decisions(self._urgent(urgent)), *(self._looked() if due else ())]
         for decision in decisions:
-            if decision.against == WITHHELD:
+            if decision.is_withheld:
                 self._withhold(decision.offer)
         finished = self._act([decision.offer for decision in decisions if not decision.against])
         if due and finished:
             self._next_look = self._clock.monotonic() + self._rest_seconds()
         return _SOON_SECONDS  # not until the next look: the clock may be set, or the machine may sleep
+
+    def _is_due(self) -> bool:
+        """Return whether it is time for a look; one that commits made due is taken now, and what they say from here on waits."""
+        now = self._clock.monotonic()
+        folded = self._folded and now >= self._folded_look + _FOLDED_SECONDS
+        if folded:
+            self._folded, self._folded_look = False, now  # before the look: a commit that comes meanwhile makes another one due
+        return folded or now >= self._next_look
+
+    def _heard(self) -> list[Urgent]:
+        """Learn, and return what is likely at once and has not been acted on."""
+        self._urgents = [*self._urgents, *self._learning.take(self.background.closing)][-_MOST_WAITING:]
+        return self._urgents
 
     def _rest_seconds(self) -> float:
         now = self._clock.now().timestamp()
@@ -144,25 +164,36 @@ class Warmer:
 
     def _keep_books(self) -> None:
         """Begin new allowances, score what was predicted, and close the sums of a session that is over."""
-        now = self._clock.now()
-        at = now.timestamp()
-        moments = []
-        sessions = {}
-        for mic, habits in self._learning.habits.items():
-            moment = habits.agenda.moment(at)
-            sessions[mic] = moment.session
-            for chance, came in habits.came(moment.session):
+        at = self._clock.now().timestamp()
+        for habits in self._learning.habits.values():
+            session = habits.agenda.present(at)
+            for chance, came in habits.came(session):
                 self._tracking.predicted(chance, self._base_rate(), happened=came)
                 self._base[came] += 1
-            habits.say(moment.session)
-            moments.append(moment)
-        latest = max(moments, default=Moment(0, 0))  # type: ignore[arg-type]
-        self._allowance.at(now.date(), latest)
+            habits.say(session)
         self._tracking.expire(at)
-        if any(self._sessions.get(mic, session) < session for mic, session in sessions.items()):
-            self._tracking.session_ended()
+        self._follow_the_lead(at)
+
+    def _follow_the_lead(self, at: float) -> None:
+        """Close the sums, and begin allowances, with the sessions of one exchange: those of others begin amid its day."""
+        habits = self._learning.habits
+        if self._lead not in habits or (self._lead is None and len(habits) > 1):
+            self._lead, self._session = self._learning.leading(), None
+        if not habits:
+            return
+        day, slot = self._led(at)
+        if self._session is not None and self._session < day:
+            self._allowance.learn(self._tracking.session_ended())
             self._hot.day_ended()
-        self._sessions = sessions
+            self._lead = self._learning.leading()
+            day, slot = self._led(at)
+        self._session = day
+        self._allowance.at(day, slot)
+
+    def _led(self, at: float) -> tuple[int, Slot]:
+        agenda = self._learning.habits[self._lead].agenda
+        session, slot = agenda.moment(at)
+        return agenda.days[session], slot
 
     def _base_rate(self) -> float:
         return (self._base[True] + 1) / (self._base[True] + self._base[False] + 2)
@@ -180,8 +211,9 @@ class Warmer:
                     yield mic, habits, wanted, until, memory
 
     def _urgent(self, urgent: list[Urgent]) -> Iterator[tuple[Mic, Habits, Wanted, float, bool]]:
-        now = self._clock.now().timestamp()
-        latest = {(mic, wanted.key): (mic, wanted, at) for mic, wanted, at in urgent if now - at < _URGENT_SECONDS}
+        now, known = self._clock.now().timestamp(), self._learning.habits
+        fresh = (each for each in urgent if now - each.at < _URGENT_SECONDS and each.mic in known)
+        latest = {(mic, wanted.key): (mic, wanted, at) for mic, wanted, at in fresh}
         likely = [each for each in latest.values() if not self.rule.hopeless(each[1].chance, each[1].weight)]
         for mic, wanted, at in likely[-_MOST_URGENT:]:
             yield mic, self._learning.habits[mic], wanted, at + _URGENT_SECONDS, True
@@ -234,7 +266,8 @@ class Warmer:
         if not (estimate.needs.calls or (memory and estimate.absent_bytes)):
             return None
         task = Task(name, wanted.arm, request, memory, until, wanted.chance, ring=wanted.arm == RUNS)
-        offer = Offer(wanted, task, estimate, habits.because(wanted), self._width)
+        because = habits.because(wanted)
+        offer = Offer(wanted, task, estimate, because, self._width, self._behind, last=habits.last(wanted))
         return self._weighed(offer) if memory and not task.ring else offer
 
     def _weighed(self, offer: Offer) -> Offer:
@@ -262,7 +295,7 @@ class Warmer:
         key = offer.wanted.key
         candidate = offer.candidate
         self._tracking.withhold(
-            offer.task.name, (key.dataset, key.bucket), offer.wanted.arm, candidate.fill_seconds, candidate.saves
+            offer.task.name, (key.dataset, key.bucket, offer.last), offer.wanted.arm, candidate.fill_seconds, candidate.saves
         )
 
     def _act(self, offers: list[Offer]) -> bool:
@@ -340,8 +373,9 @@ class Warmer:
     def explain(self) -> dict[str, Any]:
         """Return what would be done now, and why, in words and numbers; nothing is done."""
         with self._deciding:
-            self._learning.take(self.background.closing)
-            decisions = self._looked(hopeless=True)
+            urgent = self._heard()  # and kept: the next look acts on it
+            self._keep_books()
+            decisions = [*self._decisions(self._urgent(urgent)), *self._looked(hopeless=True)]
         left = self._allowance.left()
         head = [
             "the warmer is on" if self.on else "the warmer is off (setting warm), and learns nothing",

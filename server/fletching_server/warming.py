@@ -56,7 +56,7 @@ class Estimate:
     absent_bytes: int
     load_seconds: float
     days: Days
-    lineages: tuple[str, ...]
+    files: tuple[StoredFile, ...]
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Warming:
             sum(item.bytes for item in absent) + found.missing_bytes,
             seconds,
             _missing_days(plan),
-            tuple(file.lineage for file in plan.files),
+            tuple(plan.files),
         )
 
     def do(self, task: Task, stop: Callable[[], bool] = never) -> Warmed:
@@ -176,5 +176,4 @@ def _missing_days(plan: Plan) -> Days:
 def _mark(task: Task, plan: Plan, estimate: Estimate) -> Mark:
     symbols = None if task.request.symbols is None else frozenset(plan.symbols)
     days = plan.wanted if task.memory else estimate.days
-    stage = "memory" if task.memory else "disk"
-    return Mark(f"{task.name}, {stage}", task.arm, task.request.dataset, symbols, days, task.memory, task.until)
+    return Mark(task.name, task.arm, task.request.dataset, symbols, days, task.memory, task.until)

@@ -222,8 +222,8 @@ def offer(
 ) -> Offer:
     wanted = Wanted(RelativeKey("bars", name, -1), Moment(7, Slot.ANY), (Slot.ANY,), chance, 1.0, HABITS)
     task = Task(name, HABITS, ReadRequest("bars"), memory=True, until=0.0, chance=chance)
-    estimate = Estimate(Needs(1, 1, calls, 100, 100, 40), seconds, 100, 0.5, Days(0, 1), ("x/1/0",))
-    return Offer(wanted, task, estimate, "because", 1, loses, ("x/1/0",) if loses else (), fits)
+    estimate = Estimate(Needs(1, 1, calls, 100, 100, 40), seconds, 100, 0.5, Days(0, 1), ())
+    return Offer(wanted, task, estimate, "because", loses=loses, leaving=("x/1/0",) if loses else (), fits=fits)
 
 
 def decide(
@@ -251,6 +251,11 @@ def test_what_pays_is_done_the_most_seconds_first_and_the_rest_says_why() -> Non
     assert decide(offer(calls=0, seconds=0.0), rests="it rests") == ["a: "]  # what lies on disk needs no upstream
     assert decide(offer(), limits=Limits(1.0, 9, 9**9)) == ["a: 1.5 s of work, and 1.0 s are left to this slot (warm_seconds)"]
     assert decide(offer("a", 0.6), rule=Rule(min_confidence=0.7)) == ["a: not likely enough"]
+
+
+def test_what_people_wait_is_told_by_their_calls_at_a_time_and_what_it_takes_by_those_of_the_background() -> None:
+    found = replace(offer(calls=8, seconds=4.0), width=4, behind=2)
+    assert (found.candidate.saves, found.candidate.fill_seconds) == (1.0 + 0.5, 2.0 + 0.5)
 
 
 def test_a_decision_tells_its_numbers() -> None:

@@ -12,6 +12,7 @@ import pytest
 import structlog
 from tests.conftest import Background, in_threads
 
+from fletching_server.density import DensityPolicy
 from fletching_server.hot import HotTier
 from fletching_server.image import Image
 from fletching_server.leases import Lease
@@ -41,6 +42,21 @@ def load(tier: HotTier, key: str, size: int) -> Lease | None:
 
 def held(tier: HotTier) -> set[str]:
     return {key for key in "abcdefgh" if tier.holds(key)}
+
+
+def test_what_is_held_and_expected_today_stays_when_something_else_comes_that_is_asked_for_more() -> None:
+    tier = HotTier(100, DensityPolicy(100))
+    for key in ("a", "a", "b", "b", "b"):
+        tier.offer(item(key, 50), image(50))
+        if lease := tier.lease(item(key, 50)):
+            lease.release()
+    tier.expect(item("a", 50), 0.9)
+    tier.expect(item("h", 50), 0.9)  # is not held
+    for _ in range(5):
+        tier.lease(item("c", 50))
+    tier.offer(item("c", 50), image(50))
+    assert held(tier) == {"a", "c"}
+    assert tier.check() == []
 
 
 def test_a_key_is_read_once_and_leased_from_memory_from_then_on(tier: HotTier) -> None:

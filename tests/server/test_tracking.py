@@ -14,6 +14,8 @@ from fletching_server.access import AccessEvent, Touched
 from fletching_server.spans import Days
 from fletching_server.testing import ManualClock
 from fletching_server.tracking import MOST_MARKS, Mark, Tracking
+from fletching_server.warming import Task
+from fletching_server.worth import KAPPA
 
 DAYS = weekdays(date(2026, 11, 2), date(2026, 11, 13))
 WISH = {"dataset": "bars_1d", "start": "2026-11-02", "end": "2026-11-06"}
@@ -99,6 +101,39 @@ def test_who_comes_while_it_is_made_is_late(engine: Engine) -> None:
     assert (told["warm_used"], told["warm_late"], told["warm_late_seconds"], told["warm_saved_seconds"]) == (1, 1, 2.0, 1.0)
 
 
+def test_the_judge_prices_seconds_as_the_rule_does() -> None:
+    assert Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC))).judge.kappa == KAPPA
+
+
+def test_what_was_met_and_not_there_any_more_is_forgotten(engine: Engine) -> None:
+    warm(engine, symbols=SYMBOLS[0])
+    engine.act(Action.EVICT, {})
+    read(engine, SYMBOLS[0])
+    assert engine.tracking.judge._acted == {}
+
+
+def test_the_two_steps_of_one_thing_count_once(engine: Engine) -> None:
+    warming, until = engine.warmer._warming, engine.clock.now().timestamp() + 3600
+    request = ReadRequest("bars_1d", (SYMBOLS[0],), DAYS[0], DAYS[4])
+    for memory in (False, True):
+        warming.do(Task("a", "habits", request, memory, until))
+    assert read(engine, SYMBOLS[0]) == 1
+    told = figures(engine)
+    assert (told["warm_habits_acted"], told["warm_habits_used"], told["warm_precision"]) == (1, 1, 1)
+
+
+def test_the_first_step_may_still_be_used_when_the_second_has_left() -> None:
+    tracking = Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC)))
+    marks = [mark("a", until=20.0), mark("a", until=10.0)]
+    for each in marks:
+        tracking.begin(each)
+        tracking.done(each, 1.0, 1.0)
+    tracking.expire(15.0)
+    assert set(tracking.judge._acted) == {"a"}
+    tracking.expire(25.0)
+    assert tracking.judge._acted == {}
+
+
 def test_marks_expire_and_are_bounded() -> None:
     tracking = Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC)))
     for number in range(MOST_MARKS + 10):
@@ -110,15 +145,31 @@ def test_marks_expire_and_are_bounded() -> None:
     assert tracking.facts()["warm_marks"] == 0
 
 
+def waited(last: int, dataset: str = "bars", group: str = "A") -> AccessEvent:
+    return AccessEvent(0.0, "1", "ann", "research", dataset, group, (group,), 0, last, False, (), (), 1, 1, 1, 1.0)
+
+
 def test_what_was_withheld_and_then_asked_for_is_missed_once() -> None:
     tracking = Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC)))
     for _ in range(3):  # the same decision, look after look
-        tracking.withhold("a", ("bars", "A"), "habits", 1.0, 4.0)
-    waited = AccessEvent(0.0, "1", "ann", "research", "bars", "A", ("A",), 0, 1, False, (), (), 1, 1, 1, 1.0)
-    tracking.heard([waited, waited])
+        tracking.withhold("a", ("bars", "A", 1), "habits", 1.0, 4.0)
+    tracking.heard([waited(1), waited(1)])
     told = tracking.facts()
     assert (told["warm_withheld"], told["warm_missed"], told["warm_missed_seconds"]) == (1, 1, 4.0)
     assert told["warm_coverage"] == 0
+
+
+def test_what_was_withheld_is_missed_by_a_read_that_wants_its_sessions_and_by_no_other() -> None:
+    tracking = Tracking(ManualClock(datetime(2026, 11, 20, tzinfo=UTC)))
+    tracking.withhold("a", ("bars", "A", 1), "habits", 1.0, 4.0)
+    tracking.withhold("b", ("bars", "A", 2), "habits", 1.0, 4.0)  # displaces nothing
+    tracking.withhold("c", ("bars", "A", 2), "habits", 1.0, 4.0)  # the read of b cannot tell its worth too
+    tracking.withhold("d", ("table", "A", None), "habits", 1.0, 4.0)
+    tracking.heard([waited(0)])
+    assert tracking.facts()["warm_missed"] == 0
+    tracking.heard([waited(1), waited(2), waited(7, "table")])
+    told = tracking.facts()
+    assert (told["warm_withheld"], told["warm_missed"]) == (3, 3)
 
 
 def test_who_misses_what_was_displaced_was_polluted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -12,7 +13,9 @@ from tests.conftest import SYMBOLS, Opener, TableSource, bars, read_info, weekda
 
 from fletching_schemas import Action, Dataset, ReadInfo
 from fletching_server import Engine
+from fletching_server.access import AccessEvent, Touched
 from fletching_server.allowance import Allowance, Limits
+from fletching_server.decisions import Decision, Offer
 from fletching_server.sources.sim import SimSource
 from fletching_server.worth import KAPPA_NIGHT
 
@@ -130,6 +133,17 @@ def test_rows_are_fetched_after_the_close_and_loaded_before_people_come_in(open_
     assert engine.hot.facts()["hot_entries"] > 0
 
 
+def test_what_is_in_memory_and_expected_today_stays_there(open_warm: Open) -> None:
+    engine = open_warm()
+    live(engine, WEEK)
+    engine.act(Action.COMPACT, {"dataset": "bars_1d"})
+    read_info(engine, symbols=NAMES, start=FRIDAY - timedelta(days=9))
+    before = set(engine.hot._books.entries)
+    look(engine, MONDAY, BEFORE)
+    assert before
+    assert before <= set(engine.hot._policy._expected)  # type: ignore[attr-defined]
+
+
 def test_what_is_warmed_too_early_to_be_whole_is_not_warmed(open_warm: Open, market: TableSource) -> None:
     engine = open_warm()
     live(engine, WEEK)
@@ -159,10 +173,12 @@ def test_a_large_group_is_known_by_the_access_log(open_warm: Open, daily: Datase
 
 
 def test_a_fixed_confidence_is_an_option(open_warm: Open, market: TableSource) -> None:
-    engine = open_warm(min_confidence=0.99)
+    engine = open_warm(min_confidence=0.99, source_calls=2)
     live(engine, WEEK)
     assert figures(engine)["warm_tasks"] == 0
-    assert f"min_confidence 0.99 (break-even p* {KAPPA_NIGHT:.2f}); not likely enough" in "\n".join(explained(engine)["words"])
+    assert f"min_confidence 0.99 (break-even p* {2 * KAPPA_NIGHT:.2f}); not likely enough" in "\n".join(
+        explained(engine)["words"]
+    )
     assert len(market.requests) == 5 * len(NAMES)
 
 
@@ -204,7 +220,7 @@ def test_what_is_asked_for_together_is_made_ready_together(open_warm: Open) -> N
 
 
 def test_it_explains_itself_in_words_and_numbers(open_warm: Open) -> None:
-    engine = open_warm()
+    engine = open_warm(source_calls=2)  # one for what nobody waits for
     live(engine, WEEK[:4])
     look(engine, FRIDAY, BEFORE)
     morning_read(engine, FRIDAY)
@@ -214,15 +230,27 @@ def test_it_explains_itself_in_words_and_numbers(open_warm: Open) -> None:
     assert first["done"]
     assert (first["stage"], first["end"], first["upstream_calls"], first["symbols"]) == ("disk", "2026-11-13", 3, 3)
     assert first["chance"] > 0.7 == first["min_confidence"]
-    assert first["break_even"] == pytest.approx(KAPPA_NIGHT)
+    assert first["break_even"] == pytest.approx(2 * KAPPA_NIGHT)
     assert first["gain_seconds"] > first["price_seconds"]
     assert "3.9 of 3.9 sessions" in first["because"]
     line = next(line for line in told["words"] if line.startswith("fetch bars_1d/"))
     assert "@-1 to 2026-11-13: p 0.8" in line
     assert "3 upstream calls" in line
-    assert f"break-even p* {KAPPA_NIGHT:.2f} (the classic rule: 0.7)" in line
+    assert f"break-even p* {2 * KAPPA_NIGHT:.2f} (the classic rule: 0.7)" in line
     engine.warmer.work()
     assert not any(decision["done"] for decision in explained(engine)["decisions"])
+
+
+def test_explaining_takes_nothing_from_the_next_look(open_warm: Open) -> None:
+    engine = open_warm()
+    at(engine, TUESDAY, NOON)
+    for day in weekdays(date(2026, 11, 3), date(2026, 11, 5)):
+        read_info(engine, symbols=NAMES[0], start=day, end=day)
+    engine.access.flush()
+    for _ in range(2):
+        assert any(each["arm"] == "runs" and each["done"] for each in explained(engine)["decisions"])
+    engine.warmer.work()
+    assert figures(engine)["warm_runs_acted"] > 0
 
 
 def test_explaining_does_nothing(open_warm: Open, market: TableSource) -> None:
@@ -248,7 +276,7 @@ def test_it_judges_itself(open_warm: Open) -> None:
     look(engine, MONDAY, BEFORE)
     morning_read(engine, MONDAY)
     told = figures(engine)
-    assert told["warm_habits_acted"] == 10
+    assert told["warm_habits_acted"] == 5  # fetched, then loaded: one thing each
     assert told["warm_precision"] == 1
     assert told["warm_timeliness"] == 1
     assert told["warm_polluted"] == 0
@@ -284,6 +312,24 @@ def test_an_arm_that_is_switched_off_does_nothing_and_says_so(open_warm: Open, m
     assert figures(engine)["warm_habits_off"] == 1
 
 
+def test_an_arm_that_is_switched_off_comes_back_when_people_wait_for_what_it_says(open_warm: Open, daily: Dataset) -> None:
+    names = [f"{number:06}.SZ" for number in range(1, 4)]
+    engine = open_warm(TableSource(daily, bars(names, SESSIONS)))
+    engine.tracking.judge.off.add("habits")
+
+    def reads(engine: Engine, day: date) -> None:
+        for number, name in enumerate(names):
+            at(engine, day, MORNING + number / 100)
+            read_info(engine, symbols=name, start=day - timedelta(days=9))
+        engine.access.flush()
+
+    live(engine, weekdays(date(2026, 11, 9), date(2026, 11, 23)), reads)
+    told = figures(engine)
+    assert told["warm_withheld"] >= 8
+    assert told["warm_missed"] >= 8
+    assert told["warm_habits_off"] == 0
+
+
 def test_what_was_expected_and_did_not_come_is_told(open_warm: Open) -> None:
     engine = open_warm()
     live(engine, WEEK)
@@ -317,6 +363,64 @@ def test_an_allowance_begins_anew_with_its_slot_and_its_session() -> None:
     assert allowance.left() == Limits(10.0, 2, 10)
     allowance.at("tuesday", "noon")
     assert allowance.left() == Limits(10.0, 5, 100)
+
+
+def test_the_background_takes_little_more_than_readers_demand() -> None:
+    allowance = Allowance(Limits(1e9, 5, 100))
+    assert allowance.refusal(1e6, 0, 0) is None  # nothing is known yet
+    for demanded in (200.0, 0.0, 100.0):  # the second is a day on which nobody came
+        allowance.learn(demanded)
+    assert allowance.demand == pytest.approx(170.0)
+    allowance.at("tuesday", "morning")
+    allowance.spend(200.0, 0, 0)
+    allowance.at("tuesday", "noon")
+    assert "56.0 s of work, and 55.0 s are left to this session by what readers demand" in str(allowance.refusal(56.0, 0, 0))
+    allowance.at("wednesday", "morning")
+    assert allowance.refusal(255.0, 0, 0) is None
+
+
+def test_readers_demand_what_they_waited_and_what_they_were_spared(open_warm: Open, open_store: Opener, daily: Dataset) -> None:
+    class Slow(TableSource):
+        def fetch(self, request: Any) -> Any:
+            open_store.clock.advance(seconds=0.2)
+            return super().fetch(request)
+
+    engine = open_warm(Slow(daily, bars(SYMBOLS, SESSIONS)))
+    live(engine, WEEK[:1])
+    look(engine, WEEK[1], BEFORE)
+    waited = engine.warmer._allowance.demand
+    assert waited is not None
+    assert waited >= 0.2
+    live(engine, WEEK[2:])
+    look(engine, MONDAY, BEFORE)
+    engine.tracking.session_ended()
+    assert morning_read(engine, MONDAY).upstream_calls == 0
+    assert engine.tracking.session_ended() >= 0.2  # it was fetched in the background
+    assert engine.tracking.session_ended() == 0
+
+
+def test_the_day_is_that_of_the_exchange_that_is_read_most(open_warm: Open, market: TableSource) -> None:
+    engine = open_warm(market, SimSource(calendar="XNYS", symbols=3, first=date(2026, 1, 2), prefix="us_", name="us"))
+
+    def reads(engine: Engine, day: date) -> None:
+        for symbols in (NAMES, SYMBOLS[3]):
+            morning_read(engine, day, symbols)
+        read_info(engine, "us_bars_1d", symbols="AAA.US", start=day - timedelta(days=9))
+        engine.access.flush()
+
+    live(engine, WEEK, reads)
+    look(engine, MONDAY, 7.5)  # in UTC it is Sunday
+    engine.tracking.displaced(["bars_1d/2025/0"], "habits")
+    engine.warmer._allowance.spend(0.0, 7, 0)
+    left = engine.warmer._allowance.left().calls
+    for hour in (8.5, 12.9, 13.1):  # midnight in UTC, and in New York
+        look(engine, MONDAY, hour)
+    assert engine.warmer._allowance.left().calls <= left
+    touched = (Touched("2025", 0, 1, "cold"),)
+    engine.tracking.heard([AccessEvent(0.0, "1", "a", "research", "bars_1d", "x", (), 0, 1, False, (), touched, 0, 1, 1, 1.0)])
+    assert figures(engine)["warm_polluted"] == 1
+    look(engine, TUESDAY, 0.5)
+    assert engine.warmer._allowance.left().calls > left
 
 
 def test_a_working_set_larger_than_memory_is_not_thrashed(open_warm: Open, daily: Dataset) -> None:
@@ -510,6 +614,36 @@ def test_what_was_folded_after_it_was_loaded_is_loaded_again(open_warm: Open) ->
     engine.warmer.work()
     info = morning_read(engine, MONDAY)
     assert (info.tier, info.upstream_calls) == ("hot", 0)
+
+
+def test_commits_make_it_look_again_but_not_all_the_time_and_none_is_lost(
+    open_warm: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_warm()
+    live(engine, WEEK)
+    look(engine, MONDAY, BEFORE)
+    warmer, found = engine.warmer, Counter[str]()
+    looked, act = warmer._looked, warmer._act
+
+    def counted() -> list[Decision]:
+        found["looks"] += 1
+        return looked()
+
+    def committing(offers: list[Offer]) -> bool:
+        warmer.committed("bars_1d")
+        return act(offers)
+
+    monkeypatch.setattr(warmer, "_looked", counted)
+    for _ in range(40):  # ten seconds
+        warmer.committed("bars_1d")
+        warmer.work()
+        engine.clock.advance(seconds=0.25)  # type: ignore[attr-defined]
+    assert found["looks"] == 1
+    monkeypatch.setattr(warmer, "_act", committing)
+    for _ in range(2):
+        engine.clock.advance(seconds=15)  # type: ignore[attr-defined]
+        warmer.work()
+    assert found["looks"] == 3
 
 
 def test_a_deleted_dataset_is_expected_no_more(open_warm: Open, market: TableSource) -> None:
