@@ -10,9 +10,8 @@ makes anybody wait, and it may be killed at any moment: what it knows is in the 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -22,6 +21,7 @@ from fletching_server.agenda import Slot
 from fletching_server.allowance import Allowance, Limits
 from fletching_server.almanac import Calendars
 from fletching_server.background import Background
+from fletching_server.bookkeeping import Bookkeeping
 from fletching_server.clock import Clock
 from fletching_server.decisions import Decision, Offer, decided, name_of
 from fletching_server.desk import Desk
@@ -32,6 +32,7 @@ from fletching_server.judging import is_withheld
 from fletching_server.learning import Learning, Mic, Urgent
 from fletching_server.occasions import LOOK_SECONDS, occasions, rest_seconds
 from fletching_server.reads import Reads
+from fletching_server.resting import MOST_SECONDS, Resting
 from fletching_server.settings import Settings
 from fletching_server.stats import Stats
 from fletching_server.store import Store
@@ -51,17 +52,7 @@ _MOST_WAITING: Final = 4096  # of that, until the next look
 _FOLDED_SECONDS: Final = 15.0  # at least, between looks because of commits: our own fills are some
 _YIELD_SECONDS: Final = 0.02
 _MOST_YIELDS: Final = 50  # a second: on a server that never rests the background would never have its turn
-_REST_SECONDS: Final = (60.0, 3600.0)  # of an upstream that failed: at first, and at most
 _JUMP_SECONDS: Final = 60.0
-
-
-@dataclass
-class _Rest:
-    """An upstream that is left alone: until when, on the monotonic clock, how long that was, and why."""
-
-    until: float
-    seconds: float
-    why: str
 
 
 class Warmer:
@@ -91,14 +82,12 @@ class Warmer:
         self._held_out = settings.warm_held_out
         self._salt, self._logged = settings.store.name, settings.access_log
         self._deciding = threading.Lock()  # the habits are looked at by this thread, and by whoever wants an explanation
-        self._resting: dict[str, _Rest] = {}
+        self._resting = Resting(desk, clock)
+        self._books = Bookkeeping(learning, tracking, self._allowance, hot, clock)
         self._failed: dict[str, float] = {}  # tasks that failed, and until when they are left alone
         self._next_look, self._offset = 0.0, self._clock_offset()
-        self._lead: Mic = None  # the exchange by whose sessions the books are kept
-        self._session: int | None = None  # its present one, as a day number, when they were kept last
         self._urgents: list[Urgent] = []  # what is likely at once, and no look has acted on yet
         self._folded, self._folded_look = False, float("-inf")  # whether commits ask for a look, and when they had one last
-        self._base = Counter[bool]()
         self.background = Background("warmer", self.work, FIRST_SECONDS, LULL_SECONDS)
 
     # Hearing and looking
@@ -123,7 +112,7 @@ class Warmer:
             self._urgents = []
             due = self._is_due()
             if due:
-                self._keep_books()
+                self._books.keep()
             decisions = [*self._decisions(self._urgent(urgent)), *(self._looked() if due else ())]
         for decision in decisions:
             if decision.is_withheld:
@@ -161,42 +150,6 @@ class Warmer:
 
     def _clock_offset(self) -> float:
         return self._clock.now().timestamp() - self._clock.monotonic()
-
-    def _keep_books(self) -> None:
-        """Begin new allowances, score what was predicted, and close the sums of a session that is over."""
-        at = self._clock.now().timestamp()
-        for habits in self._learning.habits.values():
-            session = habits.agenda.present(at)
-            for chance, came in habits.came(session):
-                self._tracking.predicted(chance, self._base_rate(), happened=came)
-                self._base[came] += 1
-            habits.say(session)
-        self._tracking.expire(at)
-        self._follow_the_lead(at)
-
-    def _follow_the_lead(self, at: float) -> None:
-        """Close the sums, and begin allowances, with the sessions of one exchange: those of others begin amid its day."""
-        habits = self._learning.habits
-        if self._lead not in habits or (self._lead is None and len(habits) > 1):
-            self._lead, self._session = self._learning.leading(), None
-        if not habits:
-            return
-        day, slot = self._led(at)
-        if self._session is not None and self._session < day:
-            self._allowance.learn(self._tracking.session_ended())
-            self._hot.day_ended()
-            self._lead = self._learning.leading()
-            day, slot = self._led(at)
-        self._session = day
-        self._allowance.at(day, slot)
-
-    def _led(self, at: float) -> tuple[int, Slot]:
-        agenda = self._learning.habits[self._lead].agenda
-        session, slot = agenda.moment(at)
-        return agenda.days[session], slot
-
-    def _base_rate(self) -> float:
-        return (self._base[True] + 1) / (self._base[True] + self._base[False] + 2)
 
     # What is expected
 
@@ -246,7 +199,7 @@ class Warmer:
             self._allowance,
             is_off=self._tracking.off,
             is_withheld=self._is_withheld,
-            rests=self._rests,
+            rests=lambda offer: self._resting.why(offer.task.request.dataset),
         )
 
     def _offer(self, mic: Mic, habits: Habits, wanted: Wanted, until: float, *, memory: bool) -> Offer | None:
@@ -279,16 +232,6 @@ class Warmer:
         session = offer.wanted.moment.session
         return is_withheld(self._salt, offer.task.name, session, self._held_out)
 
-    def _rests(self, offer: Offer) -> str:
-        rest = self._resting.get(self._lane(offer))
-        if rest is None or rest.until <= self._clock.monotonic():
-            return ""
-        return f"its upstream rests for {rest.until - self._clock.monotonic():,.0f} s more: {rest.why}"
-
-    def _lane(self, offer: Offer) -> str:
-        dataset = offer.task.request.dataset
-        return self._desk.lane(dataset) if self._desk.source(dataset) is not None else ""
-
     # Acting
 
     def _withhold(self, offer: Offer) -> None:
@@ -303,7 +246,7 @@ class Warmer:
         for offer in offers:
             if self.background.closing.is_set():
                 return False
-            against = offer.calls and self._rests(offer)
+            against = offer.calls and self._resting.why(offer.task.request.dataset)
             if against or self._allowance.refusal(offer.seconds, offer.calls, offer.bytes):
                 continue
             self._let_people_go_first()
@@ -324,42 +267,27 @@ class Warmer:
         try:
             done = self._warming.do(offer.task, self._let_people_go_first)
         except SourceError as error:
-            self._note_failure(offer, error)
+            self._note_failure(offer.task.request.dataset, error)
             calls, size = offer.calls, 0
         except Error as error:
-            self._failed[offer.task.name] = self._clock.monotonic() + _REST_SECONDS[1]
+            self._failed[offer.task.name] = self._clock.monotonic() + MOST_SECONDS
             log.warning("something expected could not be made ready", what=offer.task.name, why=str(error))
             calls, size = 0, 0
         else:
             calls, size = done.upstream_calls, done.loaded_bytes
             self._stats.add(warm_tasks=1, warm_calls=calls, warm_rows=done.rows, warm_bytes=size)
             if done.failed:
-                self._note_failure(offer, next(iter(done.failed.values())))
+                self._note_failure(offer.task.request.dataset, next(iter(done.failed.values())))
             elif calls:
-                self._note_recovery(offer)
+                self._resting.answered(offer.task.request.dataset)
         seconds = max(0.0, self._clock.monotonic() - began)
         self._stats.add(warm_seconds=seconds)
         self._allowance.spend(seconds, calls, size)
 
-    def _note_failure(self, offer: Offer, error: Error) -> None:
-        """Leave the upstream alone: for a minute at first, twice as long each time, or as long as it says itself."""
-        if self.background.closing.is_set():  # it is not the upstream that fails
-            return
-        now, lane = self._clock.monotonic(), self._lane(offer)
-        known = self._resting.get(lane)
-        seconds = min(known.seconds * 2, _REST_SECONDS[1]) if known else _REST_SECONDS[0]
-        if error.retry_at is not None:
-            seconds = max(seconds, (error.retry_at - self._clock.now()).total_seconds())
-        self._stats.add(warm_failures=1)
-        self._resting[lane] = _Rest(now + seconds, seconds, error.message[:200])
-        if known is None:  # one line, however long it lasts
-            log.warning(
-                "upstream fails: nothing is warmed from it until it answers again", upstream=lane, why=error.message[:200]
-            )
-
-    def _note_recovery(self, offer: Offer) -> None:
-        if self._resting.pop(lane := self._lane(offer), None) is not None:
-            log.info("upstream answers again: what is expected is warmed from it", upstream=lane)
+    def _note_failure(self, dataset: str, error: Error) -> None:
+        if not self.background.closing.is_set():  # else it is not the upstream that fails
+            self._stats.add(warm_failures=1)
+            self._resting.failed(dataset, error)
 
     def _let_people_go_first(self) -> bool:
         """Wait while reads are being answered, but not for ever; return whether to stop."""
@@ -374,14 +302,14 @@ class Warmer:
         """Return what would be done now, and why, in words and numbers; nothing is done."""
         with self._deciding:
             urgent = self._heard()  # and kept: the next look acts on it
-            self._keep_books()
+            self._books.keep()
             decisions = [*self._decisions(self._urgent(urgent)), *self._looked(hopeless=True)]
         left = self._allowance.left()
         head = [
             "the warmer is on" if self.on else "the warmer is off (setting warm), and learns nothing",
             *([] if self._logged else ["the access log is off (setting access_log): there is nothing to learn from"]),
             f"left to this slot {left.seconds:,.0f} s, to this day {left.calls:,} upstream calls and {left.bytes / 1e6:,.0f} MB",
-            *(f"upstream {lane or 'none'} rests: {rest.why}" for lane, rest in self._resting.items()),
+            *self._resting.told(),
             *(f"{arm} is switched off" for arm in sorted(self._tracking.judge.off)),
         ]
         words = [decision.words() for decision in decisions] or ["nothing that is expected is missing"]
@@ -398,6 +326,5 @@ class Warmer:
         """Return the figures for ``stats``."""
         left = self._allowance.left()
         known = sum(len(habits.predictor) for habits in list(self._learning.habits.values()))
-        resting = sum(rest.until > self._clock.monotonic() for rest in list(self._resting.values()))
-        told = {"warm_on": int(self.on), "warm_known_keys": known, "warm_resting_upstreams": resting}
+        told = {"warm_on": int(self.on), "warm_known_keys": known, "warm_resting_upstreams": len(self._resting)}
         return {**told, "warm_left_seconds": left.seconds, "warm_left_calls": left.calls, **self._tracking.facts()}
