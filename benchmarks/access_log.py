@@ -38,7 +38,7 @@ def _embedded(folder: Path, rounds: int) -> list[Row]:
     with ExitStack() as opened:
         caches: dict[str, Any] = {}
         for side, logs in (("logged", True), ("plain", False)):
-            cache = fletching.open(folder / f"embedded-{side}", ["sim"], access_log=logs, access_seconds=3600)
+            cache = fletching.open(folder / f"embedded-{side}", ["sim"], access_log=logs, access_seconds=3600, warm=False)
             caches[side] = opened.enter_context(cache)
             _warm(cache)
         logged = caches["logged"]._transport._engine.access  # noqa: SLF001  # its drain is what is measured
@@ -59,7 +59,7 @@ def _served(folder: Path, rounds: int) -> list[Row]:
         for side, logs in (("logged", True), ("plain", False)):
             place = folder / side
             place.mkdir()
-            servers[side] = opened.enter_context(fletching_server(place, {"symbols": SYMBOLS}, access_log=logs))
+            servers[side] = opened.enter_context(fletching_server(place, {"symbols": SYMBOLS}, access_log=logs, warm=False))
         for plane in ("local", "flight"):
             contenders = {}
             for side, server in servers.items():

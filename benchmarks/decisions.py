@@ -59,7 +59,7 @@ def _per_access(asked: list[tuple[str, int]], policy: Policy, items: list[Item])
 
 
 def _predictor(rounds: int) -> list[Row]:
-    """Learning from one access, and one look at everything, with 20,000 habits."""
+    """Learning from one access, and one look at everything, of 40 people with a hundred names each."""
     agenda, noting, looking = _agenda(), [], []
     for turn in range(rounds):
         predictor, together = Predictor(agenda), CoAccess()
@@ -91,13 +91,13 @@ def _agenda() -> Agenda:
 
 
 def _touches(seed: int) -> list[_Touch]:
-    """Return touches of 40 principals with 250 keys each, over 30 sessions."""
+    """Return touches of 40 principals with 100 names each, over 30 sessions."""
     chosen, agenda = random.Random(seed), _agenda()  # a workload, no secret
     touches = []
     for session in range(30):
         for _ in range(KNOWN // 15):
             who = chosen.randrange(40)
-            key = RelativeKey("ticks", f"S{who}-{chosen.randrange(250)}", -chosen.choice((1, 1, 1, 2, 5)))
+            key = RelativeKey("ticks", f"S{who}-{chosen.randrange(100)}", -chosen.choice((1, 1, 1, 2, 5)))
             touches.append((f"p{who}", session, agenda.opens[session] + chosen.randrange(6 * 3600), key))
     return sorted(touches, key=lambda touch: touch[2])
 
